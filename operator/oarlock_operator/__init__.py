@@ -1,0 +1,1 @@
+"""The operator: carries RaftClusters through their days on Kubernetes."""
