@@ -1,0 +1,110 @@
+"""What an environment remembers of the log beside the machine's own trees: one small record, and the configuration.
+
+The record is written in every transaction that moves the applied index (pitfall C6: the state and its index are one
+atomic write), so that a copy of the file says by itself what it covers.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from oarlock.machine.errors import WrongState
+from oarlock.machine.protocol import Head
+from oarlock.raft.types import Configuration, PlacedConfiguration
+
+if TYPE_CHECKING:
+    import lmdb
+
+    from oarlock.machine.protocol import Tree
+
+FORMAT = 1
+
+_FORMAT = b"format"
+_MACHINE = b"machine"
+_POSITION = b"position"
+_PLACED = b"placed"
+
+
+class Applied(Struct, frozen=True, gc=False):
+    """How far the log has been applied, with the cluster time of that entry (milliseconds; rule 28)."""
+
+    index: int
+    term: int
+    time_ms: int
+
+
+class Position(Struct, frozen=True, array_like=True, gc=False):
+    index: int = 0
+    term: int = 0
+    time_ms: int = 0
+    cluster_version: int = 0
+    records: int = 0  # how many idempotency records there are,
+    records_digest: bytes = bytes(16)  # and the sum of their digests
+
+    @property
+    def applied(self) -> Applied:
+        return Applied(self.index, self.term, self.time_ms)
+
+
+UNPLACED = PlacedConfiguration(0, 0, Configuration())
+"""The configuration of an empty state: nobody takes part."""
+
+_encoder = msgspec.msgpack.Encoder()
+_position_decoder = msgspec.msgpack.Decoder(Position)
+_placed_decoder = msgspec.msgpack.Decoder(PlacedConfiguration)
+
+
+def create(txn: lmdb.Transaction[bytes], tree: Tree, machine: str) -> None:
+    """Makes an empty file a state of `machine`."""
+    txn.put(_FORMAT, str(FORMAT).encode(), db=tree)
+    txn.put(_MACHINE, machine.encode(), db=tree)
+    write_position(txn, tree, Position())
+    write_placed(txn, tree, UNPLACED)
+
+
+def check(txn: lmdb.Transaction[bytes], tree: Tree, machine: str) -> bool:
+    """False for an empty file. Raises WrongState for a state that this program must not touch."""
+    found = txn.get(_FORMAT, db=tree)
+    if found is None:
+        return False
+    if found != str(FORMAT).encode():
+        raise WrongState(f"the state has format {found.decode()}; this program knows {FORMAT}")
+    name = txn.get(_MACHINE, b"", db=tree).decode()
+    if name != machine:
+        raise WrongState(f"the state belongs to the machine {name!r}, not to {machine!r}")
+    return True
+
+
+def read_position(txn: lmdb.Transaction[bytes], tree: Tree) -> Position:
+    data = txn.get(_POSITION, db=tree)
+    if data is None:
+        raise WrongState("the file holds no applied position")
+    return _position_decoder.decode(data)
+
+
+def write_position(txn: lmdb.Transaction[bytes], tree: Tree, position: Position) -> None:
+    txn.put(_POSITION, _encoder.encode(position), db=tree)
+
+
+def read_placed(txn: lmdb.Transaction[bytes], tree: Tree) -> PlacedConfiguration:
+    data = txn.get(_PLACED, db=tree)
+    if data is None:
+        raise WrongState("the file holds no configuration")
+    return _placed_decoder.decode(data)
+
+
+def write_placed(txn: lmdb.Transaction[bytes], tree: Tree, placed: PlacedConfiguration) -> None:
+    txn.put(_PLACED, _encoder.encode(placed), db=tree)
+
+
+def state_hash(position: Position, placed: PlacedConfiguration, head: Head) -> str:
+    """One digest of everything replicated, 32 hex digits: equal at equal applied indices on every member (rule 26).
+
+    The machine's part and the records' part are kept incrementally; hashing this summary is all that is left to do.
+    """
+    summary = _encoder.encode((position, placed, head.revision, head.digest))
+    return blake2b(summary, digest_size=16).hexdigest()
