@@ -1,0 +1,68 @@
+"""The few lines of ASGI that every application here shares: reading a bounded body, sending an answer.
+
+No framework, no objects but the tuples that ASGI asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+from oarlock.api.problems import CONTENT_TYPE, ApiError, Headers, body_of, too_large
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CLIENT_CLOSED = 499
+"""The status that the counters show for a client that went away in the middle of its request."""
+
+NO_STORE = (b"cache-control", b"no-store")
+
+
+class Disconnected(Exception):
+    """The client went away before its request was complete; nobody waits for an answer."""
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises 413 as soon as more than `limit` bytes have come, whatever was announced."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Disconnected
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(body) > limit:
+            raise body_too_large(limit)
+        return body
+    chunks = [body]
+    size = len(body)
+    while size <= limit:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        chunk = message.get("body", b"")
+        chunks.append(chunk)
+        size += len(chunk)
+        if not message.get("more_body", False):
+            break
+    if size > limit:
+        raise body_too_large(limit)
+    return b"".join(chunks)
+
+
+def body_too_large(limit: int) -> ApiError:
+    return too_large(f"the request's body has more than {limit} bytes")
+
+
+async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """One answer with its Content-Length. `headers` is extended in place."""
+    if status not in (204, 304):
+        headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_problem(send: Send, error: ApiError, headers: Headers) -> None:
+    await respond(send, error.status, [*headers, CONTENT_TYPE, NO_STORE, *error.headers], body_of(error))
