@@ -1,0 +1,188 @@
+"""The receiving end of one stream: open it on the peer, read it, and open it again when it breaks.
+
+Rules of this module:
+* Nothing that a peer sends raises out of here: a bad frame costs the peer its stream, a bad message only itself.
+* Everything that waits on the peer is bounded: the opening by a time-out, the reading by silence (F4).
+* Silence is counted in the transport's ticks, so that a late wake-up of our own never looks like a silent peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Protocol
+
+import httpx
+
+from oarlock.peers.client import Address, OpeningRefused, PeerClient, PeerUnreachable, check_answer, removed_by
+from oarlock.peers.frames import FrameError, FrameReader
+from oarlock.peers.hello import Hello, HelloKind
+from oarlock.peers.messages import PeerMessage, StreamKind, Undecodable, decode_message, kind_of
+from oarlock.peers.options import PeerCounters, PeerOptions
+from oarlock.raft.types import NodeId
+
+
+class LinkOwner(Protocol):
+    """What a link asks of the transport that holds it."""
+
+    client: PeerClient
+    options: PeerOptions
+    counters: PeerCounters
+    rng: Random
+
+    def hello_for(self, peer: NodeId, kind: HelloKind) -> Hello: ...
+    def addresses_of(self, peer: NodeId) -> list[Address]: ...
+    def deliver(self, message: PeerMessage) -> None: ...
+    def heard_hello(self, hello: Hello) -> None: ...
+    def told_removed(self, by: NodeId) -> None: ...
+
+
+class Link:
+    """One of the two streams on which we hear `peer`. Runs from `start` to `stop`."""
+
+    def __init__(self, owner: LinkOwner, peer: NodeId, kind: StreamKind) -> None:
+        self.peer = peer
+        self.kind = kind
+        self.connected = False
+        self.last_failure = ""  # for status: why there is no stream
+        self._owner = owner
+        self._heard = False
+        self._quiet_ticks = 0
+        self._silence: asyncio.Timeout | None = None
+        self._nudged = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"hear-{self.kind}-{self.peer}")
+
+    def stop(self) -> asyncio.Task[None]:
+        """Ends the link, from inside one of its own deliveries too; the task returned is the one to wait for."""
+        assert self._task is not None, "stop() follows start()"
+        self._task.cancel()
+        return self._task
+
+    def nudge(self) -> None:
+        """The peer has just been heard of: do not sit out the back-off."""
+        self._nudged.set()
+
+    def tick(self, silence_ticks: int) -> None:
+        """Once each heartbeat; closes the stream after `silence_ticks` without a byte."""
+        if self._silence is None:
+            return
+        if self._heard:
+            self._heard = False
+            self._quiet_ticks = 0
+            return
+        self._quiet_ticks += 1
+        if self._quiet_ticks >= silence_ticks:
+            self._silence.reschedule(asyncio.get_running_loop().time())
+
+    async def _run(self) -> None:
+        options, rng = self._owner.options, self._owner.rng
+        backoff = options.backoff_min_seconds
+        while True:
+            self._nudged.clear()
+            worked = False
+            try:
+                worked = await self._attempts()
+            except Exception as error:
+                # Ours, not the peer's: a callback raised. The stream was given up with it; say so, and open another.
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": f"hearing {self.peer} failed", "exception": error, "task": self._task}
+                )
+            if worked:
+                self._owner.counters.reconnects += 1
+                backoff = options.backoff_min_seconds
+            # Jittered, so that members that lost each other at once do not meet again in step.
+            delay = backoff * rng.uniform(0.5, 1.0)
+            backoff = min(backoff * 2, options.backoff_max_seconds)
+            try:
+                async with asyncio.timeout(delay):
+                    await self._nudged.wait()
+            except TimeoutError:
+                pass
+
+    async def _attempts(self) -> bool:
+        """Try each address once, until one has worked."""
+        for address in self._owner.addresses_of(self.peer):
+            hello = self._owner.hello_for(self.peer, HelloKind(self.kind.value))
+            try:
+                if await self._hear(address, hello):
+                    return True
+            except OpeningRefused as refusal:
+                self.last_failure = str(refusal)
+                self._owner.counters.refused[refusal.code] += 1
+                by = removed_by(hello, refusal)
+                if by is not None:
+                    self._owner.told_removed(by)
+            except PeerUnreachable as error:
+                self.last_failure = str(error)
+                self._owner.counters.dial_failures += 1
+        return False
+
+    async def _hear(self, address: Address, hello: Hello) -> bool:
+        """Open the stream and read it to its end; True if it was ever open."""
+        opened = False
+        timeout = asyncio.timeout(self._owner.options.dial_timeout_seconds)
+        try:
+            async with (
+                timeout,
+                self._owner.client.open(address, f"/raft/stream?kind={self.kind}", hello) as (
+                    response,
+                    answer,
+                ),
+            ):
+                check_answer(hello, answer)
+                opened = True
+                self._opened(timeout, answer)
+                await self._read(response)
+                self.last_failure = "the peer ended the stream"
+        except TimeoutError:
+            if not opened:
+                raise PeerUnreachable(f"{address.base_url}: no answer in time") from None
+            self._owner.counters.streams_silent += 1
+            self.last_failure = "the peer fell silent"
+        except FrameError as error:
+            self._owner.counters.rejected[error.code] += 1
+            self.last_failure = str(error)
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            self.last_failure = f"the stream broke: {type(error).__name__} {error}".rstrip()
+        finally:
+            self.connected = False
+            self._silence = None
+        return opened
+
+    def _opened(self, timeout: asyncio.Timeout, answer: Hello) -> None:
+        timeout.reschedule(None)  # from here on tick() decides
+        self._silence = timeout
+        self._heard = True
+        self._quiet_ticks = 0
+        self.connected = True
+        self.last_failure = ""
+        self._owner.counters.streams_opened += 1
+        self._owner.heard_hello(answer)
+
+    async def _read(self, response: httpx.Response) -> None:
+        reader = FrameReader()
+        counters = self._owner.counters
+        async for chunk in response.aiter_raw():
+            self._heard = True
+            counters.bytes_received += len(chunk)
+            for payload in reader.feed(chunk):
+                self._take(payload, counters)
+
+    def _take(self, payload: bytes, counters: PeerCounters) -> None:
+        counters.frames_received += 1
+        try:
+            message = decode_message(payload)
+        except Undecodable:
+            # A newer member may know more messages than we do: it loses this one, not the stream (rule 34).
+            counters.rejected["undecodable"] += 1
+            return
+        if message.sender != self.peer:
+            counters.rejected["misaddressed"] += 1
+            return
+        if kind_of(message) is not self.kind:
+            counters.rejected["wrong_stream"] += 1
+            return
+        self._owner.deliver(message)
