@@ -12,7 +12,6 @@ peer sent never raises out of here, except InvariantViolated, after which the co
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,19 +40,10 @@ from oarlock.raft.messages import (
     VoteReply,
 )
 from oarlock.raft.options import Options
-from oarlock.raft.progress import PeerProgress
 from oarlock.raft.roles import become_follower
 from oarlock.raft.state import Role, State
-from oarlock.raft.types import (
-    NOBODY,
-    Entry,
-    EntryKind,
-    HardState,
-    Member,
-    NodeId,
-    PlacedConfiguration,
-    SnapshotMeta,
-)
+from oarlock.raft.types import NOBODY, Entry, EntryKind, HardState, Member, NodeId, SnapshotMeta
+from oarlock.raft.views import Views
 
 MAX_NUMBER = 2**62
 """No honest index, term or round comes near; beyond it a number could not be stored."""
@@ -75,7 +65,7 @@ HANDLERS: dict[type, Callable[[State, Any], None]] = {
 }
 
 
-class Core:
+class Core(Views):
     """One member. `now` is any monotonic clock in seconds, the same in all calls and never going back.
 
     All of the recovered state must be durable already: `hard_state`, the newest `snapshot`, and the `entries` that
@@ -86,7 +76,7 @@ class Core:
     Raises LocalError when the recovered state does not fit together.
     """
 
-    __slots__ = ("_state",)
+    __slots__ = ()
 
     def __init__(
         self,
@@ -108,7 +98,7 @@ class Core:
             raise LocalError(f"applied {applied} is outside of the log, {start[0]}..{log.last_index}")
         if hard_state.term < log.last_term:
             raise LocalError(f"the log is of term {log.last_term}, beyond the stored term {hard_state.term}")
-        self._state = state = State(
+        state = State(
             id=node_id,
             rng=rng,
             options=options or Options(),
@@ -127,6 +117,7 @@ class Core:
         state.configuration_changed()
         state.notice_removal()
         state.draw_election_deadline()
+        super().__init__(state)
 
     # -- inputs ---------------------------------------------------------------------------------------------------
 
@@ -221,7 +212,9 @@ class Core:
             return
         if state.held:
             done = state.durability.durable_sequence
-            state.messages.extend(message for sequence, message in state.held if sequence <= done)
+            state.messages.extend(
+                message for sequence, message in state.held if sequence <= done and message.term >= state.term
+            )
             state.held = [waiting for waiting in state.held if waiting[0] > done]
         self._settle()
 
@@ -350,148 +343,6 @@ class Core:
         if isinstance(promise, AppendReply) and promise.accepted:
             return promise.index <= state.durability.durable_index
         return True
-
-    @property
-    def deadline(self) -> float:
-        """When `tick` wants to be called next."""
-        state = self._state
-        if state.role is not Role.LEADER:
-            oldest = next(iter(state.asked.values()), None)
-            if oldest is None:
-                return state.election_deadline
-            return min(state.election_deadline, oldest + state.options.election_timeout_seconds)
-        deadline = state.next_heartbeat
-        if state.notice_at is not None:
-            deadline = min(deadline, state.notice_at)
-        if state.transferring != NOBODY:
-            deadline = min(deadline, state.transfer_deadline)
-        return deadline
-
-    # -- views ----------------------------------------------------------------------------------------------------
-
-    @property
-    def node_id(self) -> NodeId:
-        return self._state.id
-
-    @property
-    def options(self) -> Options:
-        return self._state.options
-
-    @property
-    def term(self) -> int:
-        return self._state.term
-
-    @property
-    def vote(self) -> NodeId:
-        return self._state.vote
-
-    @property
-    def role(self) -> Role:
-        return self._state.role
-
-    @property
-    def leader(self) -> NodeId:
-        return self._state.leader
-
-    @property
-    def leader_contact_at(self) -> float | None:
-        """When a leader was last heard of; None on the leader itself, and before the first."""
-        return self._state.leader_contact_at
-
-    @property
-    def commit_index(self) -> int:
-        return self._state.commit
-
-    @property
-    def applied_index(self) -> int:
-        return self._state.applied
-
-    @property
-    def durable_index(self) -> int:
-        return self._state.durability.durable_index
-
-    @property
-    def first_index(self) -> int:
-        return self._state.log.first_index
-
-    @property
-    def last_index(self) -> int:
-        return self._state.log.last_index
-
-    @property
-    def last_term(self) -> int:
-        return self._state.log.last_term
-
-    @property
-    def snapshot(self) -> SnapshotMeta | None:
-        """The newest snapshot known to be durable here."""
-        return self._state.snapshot
-
-    @property
-    def placed(self) -> PlacedConfiguration:
-        """The configuration in force: the latest appended."""
-        return self._state.configurations.latest
-
-    @property
-    def committed_placed(self) -> PlacedConfiguration:
-        return self._state.configurations.at(self._state.commit)
-
-    @property
-    def removed(self) -> bool:
-        """A committed configuration has dropped this member for ever."""
-        return self._state.removed
-
-    @property
-    def cluster_time_ms(self) -> int:
-        """Of the last entry."""
-        return self._state.log.last_time_ms
-
-    @property
-    def uncommitted_bytes(self) -> int:
-        """On the leader; 0 elsewhere."""
-        return self._state.uncommitted_bytes
-
-    @property
-    def noop_committed(self) -> bool:
-        """This member leads, and has committed an entry of its term: it may answer reads and change members."""
-        return self._state.noop_committed
-
-    @property
-    def transferring(self) -> NodeId:
-        return self._state.transferring
-
-    @property
-    def peers(self) -> dict[NodeId, PeerProgress]:
-        """The leader's view of the others, to be read only; empty elsewhere."""
-        return self._state.peers
-
-    @property
-    def remote_errors(self) -> Counter[str]:
-        return self._state.remote_errors
-
-    @property
-    def elections_started(self) -> int:
-        return self._state.elections_started
-
-    @property
-    def elections_won(self) -> int:
-        return self._state.elections_won
-
-    @property
-    def leader_changes(self) -> int:
-        return self._state.leader_changes
-
-    def is_caught_up(self, node: NodeId) -> bool:
-        """On the leader: whether a learner could be made a voter now (rule 13)."""
-        return membership.is_caught_up(self._state, node)
-
-    def term_at(self, index: int) -> int | None:
-        """None for an index that is compacted or beyond the end."""
-        return self._state.log.term_at(index)
-
-    def entries(self, low: int, high: int) -> list[Entry]:
-        """The entries from `low` to `high`, both included. Raises LocalError when some of them are not held."""
-        return self._state.log.entries(low, high)
 
 
 def _check_numbers(state: State, message: RaftMessage) -> None:

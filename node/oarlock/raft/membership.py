@@ -126,7 +126,13 @@ def is_caught_up(state: State, node: NodeId) -> bool:
 
 
 def _would_keep_quorum(state: State, voters: Sequence[NodeId]) -> bool:
-    return quorum.agreed((tuple(voters),), lambda node: in_contact(state, node))
+    """Whether a majority of them has answered lately; here a peer that never answered has no time to begin."""
+    return quorum.agreed(
+        (tuple(voters),),
+        lambda node: (
+            node == state.id or (node in state.peers and state.within_election_timeout(state.peers[node].contact_at))
+        ),
+    )
 
 
 # -- what a leader does of itself -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from oarlock.raft.log import Log, size_of
 from oarlock.raft.messages import RaftMessage
 from oarlock.raft.options import Options
 from oarlock.raft.progress import PeerProgress
-from oarlock.raft.types import NOBODY, EntryKind, Member, NodeId, SnapshotMeta
+from oarlock.raft.types import NOBODY, Member, NodeId, SnapshotMeta
 
 
 class Role(StrEnum):
@@ -198,16 +198,13 @@ class State:
         if index <= self.commit:
             return
         if self.role is Role.LEADER:
-            newly = self.log.entries(self.commit + 1, index)
-            self.uncommitted_bytes -= sum(map(size_of, newly))
+            self.uncommitted_bytes -= sum(map(size_of, self.log.entries(self.commit + 1, index)))
             if self.notice_at is None:
                 self.notice_at = self.now + self.options.commit_notice_seconds
                 self.notice_commit = index
-            news = any(entry.kind == EntryKind.CONFIGURATION for entry in newly)
-        else:
-            news = True
+        before = self.configurations.at(self.commit)
         self.commit = index
-        if news:
+        if self.configurations.at(index) is not before:
             self.notice_removal()
 
     def notice_removal(self) -> None:
