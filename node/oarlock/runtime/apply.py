@@ -1,0 +1,134 @@
+"""Brings committed entries to the machine, in slices, between turns of the loop (rules 24 and 27).
+
+Two rules: entries are applied in the order of the log, each once, and an installed snapshot stands in that order too;
+while a slice's transaction is open or a swap is under way, nothing else writes to the environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+from oarlock.machine.apply import ApplyJob
+from oarlock.machine.command import Result
+from oarlock.machine.environment import Environment
+from oarlock.machine.errors import OutOfSpace
+from oarlock.raft.types import Entry, SnapshotMeta
+
+SLICE_SECONDS = 0.01
+JOB_BYTES = 4 << 20  # entries joined into one transaction, at most; a follower that lags gains from large ones
+MAINTAIN_SECONDS = 0.003
+NO_SPACE_SECONDS = 0.5  # between tries while the disk is full (rule 5)
+
+
+class Applier:
+    """`on_applied(entries, results)` after each commit; `swap(meta)` opens a snapshot as the next environment."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        loop: asyncio.AbstractEventLoop,
+        on_applied: Callable[[Sequence[Entry], Sequence[Sequence[Result]], float], None],
+        swap: Callable[[SnapshotMeta], Awaitable[Environment]],
+        on_swapped: Callable[[SnapshotMeta], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self.environment = environment
+        self._loop = loop
+        self._on_applied, self._swap, self._on_swapped, self._on_failure = on_applied, swap, on_swapped, on_failure
+        self._queue: deque[list[Entry] | SnapshotMeta] = deque()
+        self._job: ApplyJob | None = None
+        self._entries: list[Entry] = []
+        self._began = 0.0
+        self._swapping: asyncio.Task[None] | None = None
+        self._scheduled = False
+        self._closed = False
+        self.out_of_space = False  # a committed entry waits for disk: this member is not ready meanwhile
+
+    def add(self, entries: list[Entry]) -> None:
+        self._queue.append(entries)
+
+    def add_swap(self, meta: SnapshotMeta) -> None:
+        """The marker of `meta` is durable: from here on the machine is the snapshot's."""
+        self._queue.append(meta)
+
+    @property
+    def idle(self) -> bool:
+        return not self._queue and self._job is None and self._swapping is None
+
+    def run(self) -> None:
+        """Works for one slice, and asks the loop for another if there is more."""
+        self._scheduled = False
+        if self._closed or self._swapping is not None:
+            return
+        try:
+            self._slice()
+        except OutOfSpace:
+            self.out_of_space = True
+            self._job = None
+            self._queue.appendleft(self._entries)
+            self._scheduled = True
+            self._loop.call_later(NO_SPACE_SECONDS, self.run)
+            return
+        except Exception as e:
+            self._closed = True
+            self._on_failure(e)
+            return
+        if (self._job is not None or self._queue) and self._swapping is None and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.run)
+
+    def maintain(self) -> bool:
+        """One small step of housekeeping in the environment, if no apply is due. True while more is to be done."""
+        if not self.idle or self._closed:
+            return False
+        try:
+            return self.environment.maintain(MAINTAIN_SECONDS, time.perf_counter)
+        except OutOfSpace:
+            return False
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._swapping is not None:
+            await asyncio.gather(self._swapping, return_exceptions=True)
+        if self._job is not None:
+            self._job.abort()
+            self._job = None
+
+    def _slice(self) -> None:
+        if self._job is None:
+            if not self._queue:
+                return
+            head = self._queue.popleft()
+            if isinstance(head, SnapshotMeta):
+                self._swapping = self._loop.create_task(self._run_swap(head))
+                return
+            size = sum([len(e.data) for e in head])
+            while self._queue and isinstance(self._queue[0], list) and size < JOB_BYTES:
+                more = self._queue.popleft()
+                assert isinstance(more, list)
+                size += sum([len(e.data) for e in more])
+                head = head + more
+            self._entries = head
+            self._began = time.perf_counter()
+            self._job = self.environment.begin(head)
+        if self._job.run(SLICE_SECONDS, time.perf_counter):
+            results = self._job.commit()
+            self.out_of_space = False
+            entries, self._entries, self._job = self._entries, [], None
+            if len(results) < len(entries):  # the next one is unknown here: the next job stops at it (rule 34)
+                self._queue.appendleft(entries[len(results) :])
+            self._on_applied(entries[: len(results)], results, time.perf_counter() - self._began)
+
+    async def _run_swap(self, meta: SnapshotMeta) -> None:
+        try:
+            self.environment = await self._swap(meta)
+        except Exception as e:
+            self._on_failure(e)
+            return
+        finally:
+            self._swapping = None
+        self._on_swapped(meta)
+        self.run()

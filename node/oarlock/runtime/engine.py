@@ -1,0 +1,496 @@
+"""A member at work: the loop, the log's thread, the machine and the peers' streams, around the sans-IO Member.
+
+Rules of this module: everything that changes the member happens on the loop, in a turn or in what leads to one; nothing
+here blocks; once `halted`, nothing is written, sent or applied any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from oarlock.machine.command import Command, Result
+from oarlock.machine.environment import Environment
+from oarlock.machine.errors import UnknownEntry
+from oarlock.machine.protocol import Machine
+from oarlock.peers.messages import PeerMessage
+from oarlock.peers.transport import Transport
+from oarlock.raft.core import Core
+from oarlock.raft.errors import InvariantViolated
+from oarlock.raft.options import Options
+from oarlock.raft.state import Role
+from oarlock.raft.types import NOBODY, Entry, EntryKind, HardState, NodeId, PlacedConfiguration, SnapshotMeta
+from oarlock.raft.types import Member as Participant
+from oarlock.runtime.apply import Applier
+from oarlock.runtime.errors import Refused
+from oarlock.runtime.member import Limits, Member, Turn
+from oarlock.runtime.metrics import Counters
+from oarlock.runtime.recovery import Recovered, copy_state, drop_other_states, next_state
+from oarlock.runtime.settings import NodeSettings
+from oarlock.runtime.snapshotting import Snapshotter
+from oarlock.runtime.wal_thread import Durable, Submission, WalThread
+from oarlock.storage.directory import DataDirectory
+from oarlock.storage.frame import Frame
+
+log = structlog.get_logger()
+
+LATE_SECONDS = 0.05  # a wake-up later than this drains the sockets first (rule 11)
+TRAILING_STEP_ENTRIES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What the engine tells its owner; all of it on the loop."""
+
+    changed: Callable[[], None]  # leader, configuration or a non-command entry moved
+    corrupt: Callable[[str], None]  # this member must not take part any more
+    fatal: Callable[[str], None]  # the process must end (rule 5)
+    removed: Callable[[], None]  # the log says that this id is tombstoned
+
+
+class Engine:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        machine: Machine,
+        directory: DataDirectory,
+        transport: Transport,
+        metrics: Counters,
+        recovered: Recovered,
+        events: Events,
+    ) -> None:
+        self.settings, self.machine, self.directory, self.metrics = settings, machine, directory, metrics
+        self.loop = asyncio.get_running_loop()
+        self.halted = False
+        self.disk_full = False
+        self.since = self.loop.time()
+        self.replay_target = recovered.hard_state.commit
+        self.cut_bytes = recovered.cut_bytes
+        self.snapshots = Snapshotter(self, recovered.store, recovered.snapshot)
+        self._transport, self._events = transport, events
+        self._applier = Applier(
+            recovered.environment, self.loop, self._applied, self._swap, self._swapped, self._apply_failed
+        )
+        self._wal = WalThread(recovered.wal, self.loop, self._durable, self._wal_failed, self._space_changed)
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._turn_due = False
+        self._leader_seen: tuple[NodeId, int] = (NOBODY, 0)
+        self._without_leader_since: float | None = self.loop.time()
+        self._placed_seen = ""
+        self._installs: dict[int, SnapshotMeta] = {}  # markers on their way to the disk, by their token's sequence
+        core = self._core(recovered.hard_state, recovered.entries, recovered.snapshot)
+        self.member = self._member(core)
+        self._wal.start()
+        self.wake()
+
+    # -- what others ask --------------------------------------------------------------------------------------------
+
+    @property
+    def core(self) -> Core:
+        return self.member.core
+
+    @property
+    def environment(self) -> Environment:
+        return self._applier.environment
+
+    @property
+    def applying_blocked(self) -> bool:
+        return self._applier.out_of_space
+
+    def submit(self, command: Command, waiter: asyncio.Future[Result] | None, *, grows: bool) -> None:
+        self.member.submit(command, waiter, self.loop.time(), grows=grows)
+        self.wake()
+
+    def read(self, waiter: asyncio.Future[int]) -> None:
+        self.member.read(waiter, self.loop.time())
+        self.wake()
+
+    def receive(self, message: PeerMessage) -> None:
+        if self.halted:
+            return
+        try:
+            self.member.receive(message, self.loop.time())
+        except InvariantViolated as e:
+            self._found_corrupt(e)
+            return
+        self.wake()
+
+    def connected(self, peer: NodeId) -> None:
+        self.core.peer_connected(peer, self.loop.time())
+        self.wake()
+
+    def disconnected(self, peer: NodeId) -> None:
+        self.member.disconnected(peer, self.loop.time())
+        self.wake()
+
+    def wake(self) -> None:
+        """Something was asked of the member: take a turn, once for all that was asked since the last."""
+        if not self._turn_due and not self.halted:
+            self._turn_due = True
+            self.loop.call_soon(self._turn)
+
+    def participant(self, node_id: NodeId) -> Participant | None:
+        """The member with this id in the latest configuration, either half."""
+        placed = self.core.placed.configuration
+        for group in (placed.voters, placed.learners, placed.outgoing):
+            for participant in group:
+                if participant.id == node_id:
+                    return participant
+        return None
+
+    def in_log_thread(self, function: Callable[..., Any]) -> asyncio.Future[Any]:
+        """Runs `function(wal)` between two writes."""
+        return self._wal.call(function)
+
+    async def begin_from(self, hard_state: HardState, entries: tuple[Entry, ...]) -> None:
+        """Bootstrap: the log of a member that has none begins with `entries`, durable before anything acts on them."""
+        assert self.core.last_index == 0, "only an empty log can begin"
+        await self.in_log_thread(lambda wal: wal.append([Frame(hard_state, entries, None)]))
+        self.member = self._member(self._core(hard_state, entries, None))
+        self.wake()
+
+    def maintain(self) -> bool:
+        return self._applier.maintain()
+
+    def propose_housekeeping(self) -> None:
+        """The machine's own command, such as a compaction floor; nobody waits for it. Leaders only."""
+        if self.core.role is not Role.LEADER or self.member.draining:
+            return
+        with self.environment.reader() as trees:
+            payload = self.machine.housekeeping(trees, self.core.cluster_time_ms)
+        if payload is not None:
+            try:
+                self.submit(Command(payload), None, grows=False)
+            except Refused as e:
+                log.debug("housekeeping waits", why=e.why)
+
+    async def hand_over(self, patience_seconds: float) -> None:
+        """Leadership goes to the follower that is furthest: clients wait for a round trip and not for an election."""
+        core = self.core
+        if core.role is not Role.LEADER or self.halted:
+            return
+        peers = core.peers
+        others = [m.id for m in core.placed.configuration.voters if m.id in peers and m.id != core.node_id]
+        heard = [v for v in others if peers[v].contact_at is not None]
+        if not heard:
+            return
+        try:
+            core.transfer(max(heard, key=lambda v: peers[v].match), self.loop.time())
+        except Exception as e:
+            log.warning("leadership could not be handed over", why=str(e))
+            return
+        self.wake()
+        end = self.loop.time() + patience_seconds
+        while (core.role is Role.LEADER or core.leader == NOBODY) and self.loop.time() < end and not self.halted:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # once in a member's life
+
+    def halt(self) -> None:
+        """No further part in anything; every waiter gets its answer."""
+        if self.halted:
+            return
+        self.halted = True
+        self.member.stop()
+        self._deliver(self.member.take_answers())
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def close(self) -> None:
+        """After `halt`: ends the threads, closes log and state. The state is synced, and fit for reuse."""
+        assert self.halted, "halt first"
+        await self.snapshots.close()
+        await self._applier.close()
+        await self._wal.close()
+        environment = self.environment
+        await asyncio.to_thread(environment.sync)
+        environment.close()
+
+    # -- the turn ---------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """Everything that arrived since the last turn becomes one set of effects (rule 32)."""
+        self._turn_due = False
+        if self.halted:
+            return
+        member = self.member
+        now = self.loop.time()
+        try:
+            turn = member.turn(now, time.time_ns() // 1_000_000)
+        except InvariantViolated as e:
+            self._found_corrupt(e)
+            return
+        ready = turn.ready
+        send = self._transport.send
+        for message in turn.messages:
+            if not send(message):
+                member.not_sent(message)
+        if ready.token is not None:
+            if ready.install is not None:
+                self._installs[ready.token.sequence] = ready.install
+            frame = Frame(ready.hard_state, ready.entries, ready.install)
+            self._wal.submit(Submission(frame, ready.token, ready.messages_after_persist))
+        if ready.committed:
+            self._observe_commits(ready.committed, now)
+            self._applier.add(ready.committed)
+            self._applier.run()
+        if ready.fetch is not None:
+            self._fetch(*ready.fetch)
+        self._deliver(turn)
+        self._notice_changes()
+        if member.has_work():
+            self.wake()
+        self._arm(member.deadline)
+
+    def _deliver(self, turn: Turn) -> None:
+        for waiter, result in turn.answers:
+            if waiter is not None and not waiter.done():
+                waiter.set_result(result)
+        for waiter, refused in turn.refusals:
+            if refused.outcome == "not_applied":
+                self.metrics.commands_refused += 1
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(refused)
+        if turn.readable:
+            index = self.environment.applied.index
+            for waiter in turn.readable:
+                if not waiter.done():
+                    waiter.set_result(index)
+
+    def _arm(self, deadline: float) -> None:
+        """A deadline that has moved away costs nothing: the early wake-up looks, and arms again."""
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self.loop.call_at(deadline, self._tick, False)
+
+    def _tick(self, drained: bool) -> None:
+        self._timer = None
+        if self.halted:
+            return
+        member = self.member
+        now, deadline = self.loop.time(), member.deadline
+        if now < deadline:
+            self._arm(deadline)
+            return
+        if now - deadline > LATE_SECONDS and not drained:
+            # We slept, or were starved: hear first what peers said meanwhile, then judge their silence (rule 11).
+            self._timer_at = now + LATE_SECONDS / 5
+            self._timer = self.loop.call_at(self._timer_at, self._tick, True)
+            return
+        try:
+            member.tick(now)
+        except InvariantViolated as e:
+            self._found_corrupt(e)
+            return
+        self.wake()
+
+    def _observe_commits(self, committed: Sequence[Entry], now: float) -> None:
+        for entry in committed:
+            handed = self.member.proposal(entry.index, entry.term)
+            if handed is not None:
+                count, at = handed
+                self.metrics.commit_latency.observe_many(now - at, count)
+                self.metrics.commands_proposed += count
+
+    def _notice_changes(self) -> None:
+        core = self.core
+        seen = (core.leader, core.term)
+        if seen != self._leader_seen:
+            self._leader_seen = seen
+            if core.leader:
+                if self._without_leader_since is not None:
+                    self.metrics.election_duration.observe(self.loop.time() - self._without_leader_since)
+                    self._without_leader_since = None
+                log.info("leader", leader=core.leader, term=core.term, leads=core.role is Role.LEADER)
+            elif self._without_leader_since is None:
+                self._without_leader_since = self.loop.time()
+                log.info("no leader", term=core.term)
+            self._events.changed()
+        if core.placed.id != self._placed_seen:
+            self._placed_seen = core.placed.id
+            self._configuration_changed(core.placed)
+        if core.removed:
+            self._events.removed()
+
+    def _configuration_changed(self, placed: PlacedConfiguration) -> None:
+        groups = (placed.configuration.voters, placed.configuration.learners, placed.configuration.outgoing)
+        everyone = {m.id: m for group in groups for m in group}
+        if everyone:  # an Idle or new member hears its first leader as a guest until it knows a configuration
+            self._transport.set_peers(everyone.values())
+        log.info(
+            "configuration",
+            id=placed.id,
+            voters=[m.id for m in placed.configuration.voters],
+            learners=[m.id for m in placed.configuration.learners],
+            joint=bool(placed.configuration.outgoing),
+        )
+        self._events.changed()
+
+    # -- the log ----------------------------------------------------------------------------------------------------
+
+    def _durable(self, durable: Durable) -> None:
+        self.metrics.wal_fsync.observe(durable.seconds)
+        self.metrics.wal_bytes_written += durable.wal_bytes
+        if self.halted:
+            return
+        send = self._transport.send
+        for submission in durable.submissions:
+            install = self._installs.pop(submission.token.sequence, None)
+            if install is not None:
+                self._applier.add_swap(install)
+                self._applier.run()
+            for message in submission.after:
+                send(message)
+        self.core.persisted(durable.submissions[-1].token, self.loop.time())
+        self.wake()
+
+    def _wal_failed(self, error: BaseException) -> None:
+        self.halt()
+        self._events.fatal(f"the log could not be written: {error!r}")
+
+    def _space_changed(self, full: bool) -> None:
+        self.disk_full = full
+        if full:
+            log.error("the disk is full: nothing is acknowledged until there is space")
+            self.member.low_on_space = True
+            self.loop.run_in_executor(None, self.directory.ballast.release)
+
+    # -- the machine ------------------------------------------------------------------------------------------------
+
+    def _applied(self, entries: Sequence[Entry], results: Sequence[Sequence[Result]], seconds: float) -> None:
+        if self.halted:
+            return
+        member = self.member
+        self.metrics.apply_seconds.observe(seconds)
+        member.applied(entries, results)
+        self._deliver(member.take_answers())
+        if any(e.kind != EntryKind.COMMANDS for e in entries):
+            member.cluster_version = self.environment.cluster_version
+            self._events.changed()
+        if member.has_work():
+            self.wake()
+
+    def _apply_failed(self, error: BaseException) -> None:
+        if isinstance(error, UnknownEntry):
+            self._found_corrupt(error)
+        else:
+            self.halt()
+            self._events.fatal(f"applying failed: {error!r}")
+
+    async def _swap(self, meta: SnapshotMeta) -> Environment:
+        """Opens the installed snapshot as the next state; the old file goes when its last reader has left (rule 18)."""
+        path = next_state(self.directory)
+        await self.snapshots.with_file(meta, lambda source: copy_state(source, path))
+        before = self.environment
+        environment = Environment.open(path, self.machine)
+        before.close()
+        await asyncio.to_thread(drop_other_states, self.directory, path)
+        return environment
+
+    def _swapped(self, meta: SnapshotMeta) -> None:
+        if self.halted:
+            return
+        self.metrics.snapshots_installed += 1
+        self.member.cluster_version = self.environment.cluster_version
+        self.member.installed(meta)
+        log.info("snapshot installed", index=meta.index, term=meta.term, bytes=meta.size_bytes)
+        self._events.changed()
+        self.wake()
+
+    # -- snapshots --------------------------------------------------------------------------------------------------
+
+    def _fetch(self, source: NodeId, meta: SnapshotMeta) -> None:
+        participant = self.participant(source)
+        url = participant.peer_url if participant is not None else self._transport.url_of(source)
+        if url is None:
+            self.snapshot_refused(meta, f"no address of {source} is known")
+            return
+
+        async def transfer(destination: Path) -> None:
+            await self._transport.fetch_snapshot(Participant(source, url, ""), meta, destination)
+
+        self.snapshots.fetch(source, meta, transfer)
+
+    def snapshot_published(self, meta: SnapshotMeta) -> None:
+        """A local snapshot is durable: offers name it, and log that nothing needs goes (rules 6 and 19)."""
+        if self.halted:
+            return
+        self.core.snapshot_taken(meta)
+        self.let_go()
+
+    def let_go(self) -> None:
+        newest = self.snapshots.newest
+        if newest is None or self.halted:
+            return
+        core = self.core
+        trailing = trailing_index(core, min(newest.index, core.applied_index), self.settings.trailing_bytes)
+        core.compact(min(trailing, self.snapshots.oldest_pin(newest.index)))
+        keep = self.snapshots.keep_from()
+        if keep > 0:
+            self.in_log_thread(lambda wal: wal.release(keep)).add_done_callback(_logged)
+
+    def snapshot_fetched(self, meta: SnapshotMeta) -> None:
+        if self.halted:
+            return
+        if not self.core.install(meta, self.loop.time()):
+            log.info("snapshot not needed any more", index=meta.index)
+        self.wake()
+
+    def snapshot_refused(self, meta: SnapshotMeta, why: str) -> None:
+        log.warning("snapshot could not be fetched", index=meta.index, why=why)
+        if not self.halted:
+            self.core.refuse_snapshot(meta, self.loop.time())
+            self.wake()
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _core(self, hard_state: HardState, entries: Sequence[Entry], snapshot: SnapshotMeta | None) -> Core:
+        return Core(
+            self.directory.identity.node_id,
+            rng=random.Random(),
+            now=self.loop.time(),
+            options=Options(
+                election_timeout_seconds=self.settings.election_timeout_seconds,
+                heartbeat_seconds=self.settings.heartbeat_seconds,
+            ),
+            hard_state=hard_state,
+            snapshot=snapshot,
+            entries=entries,
+            applied=self.environment.applied.index,
+        )
+
+    def _member(self, core: Core) -> Member:
+        member = Member(core, self.loop.time(), Limits())
+        member.speaks_version = self.machine.version
+        member.cluster_version = self.environment.cluster_version
+        return member
+
+    def _found_corrupt(self, error: Exception) -> None:
+        self.halt()
+        self._events.corrupt(str(error))
+
+
+def trailing_index(core: Core, index: int, trailing_bytes: int) -> int:
+    """How far the log in memory may be cut: `trailing_bytes` behind `index` stay for peers that are slightly slow."""
+    left, at = trailing_bytes, index
+    while at >= core.first_index and left > 0:
+        entries = core.entries(max(core.first_index, at - TRAILING_STEP_ENTRIES), at)
+        if not entries:
+            break
+        left -= sum([len(e.data) + 64 for e in entries])
+        at = entries[0].index - 1
+    return max(at, 0)
+
+
+def _logged(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled() and future.exception() is not None:
+        log.error("the log could not be shortened", why=str(future.exception()))

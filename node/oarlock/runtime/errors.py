@@ -1,0 +1,62 @@
+"""How the runtime says no. Every refusal says whether the write may have happened (rule 8)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Outcome = Literal["not_applied", "unknown"]
+
+
+class Refused(Exception):
+    """A request that was not, or perhaps not, carried out.
+
+    `code` is stable and machine readable, `status` the HTTP status that fits it, `outcome` a promise: `not_applied`
+    means that the command will never take effect. `retry_after_seconds` is a hint, 0 for none. `leader` is the node
+    id of the leader where only the leader can do it.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        why: str,
+        *,
+        status: int,
+        outcome: Outcome = "not_applied",
+        retryable: bool = True,
+        retry_after_seconds: float = 0.0,
+        leader: str = "",
+    ) -> None:
+        super().__init__(why)
+        self.code = code
+        self.why = why
+        self.status = status
+        self.outcome: Outcome = outcome
+        self.retryable = retryable
+        self.retry_after_seconds = retry_after_seconds
+        self.leader = leader
+
+
+def no_leader(why: str = "no leader is known; an election may be under way: try again shortly") -> Refused:
+    return Refused("no_leader", why, status=503, retry_after_seconds=1.0)
+
+
+def not_leader(leader: str) -> Refused:
+    return Refused("not_leader", f"only the leader does this; it is {leader or 'not known'}", status=421, leader=leader)
+
+
+def overloaded(why: str) -> Refused:
+    return Refused("overloaded", why, status=429, retry_after_seconds=1.0)
+
+
+def unknown_outcome(code: str, why: str) -> Refused:
+    """The write was handed over and may yet be applied, or already is."""
+    return Refused(code, why, status=504, outcome="unknown", retryable=False)
+
+
+def out_of_space() -> Refused:
+    why = "a majority of members is low on disk space: delete keys or grow the volumes; reads and deletes go on"
+    return Refused("out_of_space", why, status=507, retryable=False)
+
+
+def stopping() -> Refused:
+    return Refused("stopping", "this member is stopping: use another one", status=503, retry_after_seconds=0.1)

@@ -1,0 +1,496 @@
+"""One member without its input and output: commands, reads and peer messages in; what to write, send and apply out.
+
+Three rules: nothing here waits, reads a clock or touches a file (production and simulation drive the same class);
+a waiter is an opaque object that comes back exactly once, in `Turn.answers`, `Turn.refusals` or `Turn.readable`;
+a refusal says `not_applied` only where that is certain for ever (rule 8).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from oarlock.machine.command import Batch, Command, Result, encode_batch
+from oarlock.peers.messages import (
+    ERROR,
+    RESULT,
+    Forward,
+    ForwardedCommand,
+    ForwardReply,
+    ForwardResult,
+    PeerMessage,
+    Report,
+)
+from oarlock.raft.core import Core
+from oarlock.raft.effects import Ready
+from oarlock.raft.errors import Busy, LocalError, NotLeader
+from oarlock.raft.quorum import majority
+from oarlock.raft.state import Role
+from oarlock.raft.types import Entry, EntryKind, NodeId, SnapshotMeta
+from oarlock.runtime.errors import Refused, no_leader, out_of_space, overloaded, stopping, unknown_outcome
+
+Waiter = Any
+"""Whatever the driver wants back: a future, a number in a test."""
+
+COMMAND_OVERHEAD_BYTES = 128  # what a queued command costs beside its payload
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one member (rules 32 and 33)."""
+
+    batch_commands: int = 512
+    batch_bytes: int = 1 << 20
+    in_flight_bytes: int = 64 << 20
+    waiting_reads: int = 65_536
+    report_seconds: float = 1.0  # how often a follower tells its leader about its disk
+    forward_seconds: float = 30.0  # an answer that has not come by then is not waited for
+
+
+@dataclass(slots=True)
+class _Pending:
+    command: Command
+    waiter: Waiter
+    grows: bool
+    at: float
+
+
+@dataclass(slots=True)
+class _Handed:
+    """Commands in one entry (or one forward): their waiters in order, and where they went."""
+
+    term: int
+    leader: NodeId
+    waiters: list[Waiter]
+    size: int
+    at: float
+    older: _Handed | None = None  # an earlier proposal of ours at the same index, truncated but not yet decided
+
+
+@dataclass(slots=True)
+class _Gathering:
+    """A Forward that this leader is working on: answered when its last command is."""
+
+    sender: NodeId
+    request: int
+    left: int
+    results: list[ForwardResult | None]
+
+
+@dataclass(slots=True)
+class _Slot:
+    gathering: _Gathering
+    position: int
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one turn of the loop has to do. `ready` is the core's; everything else is the runtime's own."""
+
+    ready: Ready
+    messages: list[PeerMessage] = field(default_factory=list)
+    answers: list[tuple[Waiter, Result]] = field(default_factory=list)
+    refusals: list[tuple[Waiter, Refused]] = field(default_factory=list)
+    readable: list[Waiter] = field(default_factory=list)
+
+
+class Member:
+    def __init__(self, core: Core, now: float, limits: Limits | None = None) -> None:
+        self.core = core
+        self.limits = limits or Limits()
+        self.draining = False
+        self.low_on_space = False  # this member's own disk
+        self.applied_index = core.applied_index
+        self.cluster_version = 0
+        self.speaks_version = 1
+        self.peer_versions: dict[NodeId, int] = {}
+        self.in_flight_bytes = 0
+        self.refused: dict[str, int] = {}
+        self._queue: deque[_Pending] = deque()
+        self._handed: dict[int, _Handed] = {}
+        self._forwards: dict[int, _Handed] = {}
+        self._next_forward = 0
+        self._reads_queued: deque[tuple[Waiter, float]] = deque()
+        self._reads: dict[int, tuple[list[tuple[Waiter, float]], float]] = {}
+        self._next_context = 0
+        self._reads_waiting: list[tuple[int, int, list[tuple[Waiter, float]]]] = []  # heap by index
+        self._space: dict[NodeId, bool] = {}
+        self._ticked_at = now
+        self._reported_at = now
+        self._version_proposed_in = 0
+        self._outbox: list[PeerMessage] = []
+        self._answers: list[tuple[Waiter, Result]] = []
+        self._refusals: list[tuple[Waiter, Refused]] = []
+        self._readable: list[Waiter] = []
+
+    # -- inputs -----------------------------------------------------------------------------------------------------
+
+    def submit(self, command: Command, waiter: Waiter, now: float, *, grows: bool = True) -> None:
+        """Queues a command for the next turn. `grows`: it may need disk space, so a full cluster refuses it.
+
+        Raises Refused (`stopping`, `overloaded`) with nothing queued; every other end comes through the waiter.
+        """
+        if self.draining:
+            raise stopping()
+        size = len(command.payload) + COMMAND_OVERHEAD_BYTES
+        if self.in_flight_bytes + size > self.limits.in_flight_bytes:
+            raise overloaded(f"{self.in_flight_bytes >> 20} MiB of writes are in flight at this member: slow down")
+        self.in_flight_bytes += size
+        self._queue.append(_Pending(command, waiter, grows, now))
+
+    def read(self, waiter: Waiter, now: float) -> None:
+        """Joins the next read round (rule 9): the waiter is readable when this member may answer it."""
+        if len(self._reads_queued) >= self.limits.waiting_reads:
+            raise overloaded("too many reads wait for confirmation at this member: slow down")
+        self._reads_queued.append((waiter, now))
+
+    def receive(self, message: PeerMessage, now: float) -> None:
+        if isinstance(message, Forward):
+            self._serve_forward(message, now)
+        elif isinstance(message, ForwardReply):
+            self._forward_answered(message)
+        elif isinstance(message, Report):
+            self._space[message.sender] = message.low_on_space
+        else:
+            self.core.step(message, now)
+
+    def not_sent(self, message: PeerMessage) -> None:
+        """The transport had no room or no stream for it. A forward that never left is certainly not applied."""
+        if isinstance(message, Forward):
+            handed = self._forwards.pop(message.request, None)
+            if handed is not None:
+                self._refuse_all(handed, no_leader(f"the leader {handed.leader} cannot be reached from this member"))
+
+    def disconnected(self, peer: NodeId, now: float) -> None:
+        """A stream to or from `peer` broke: what was forwarded over it is unknown, and never sent again (rule 8)."""
+        why = "the connection to the leader broke after the write was forwarded; it may have been applied"
+        for request, handed in list(self._forwards.items()):
+            if handed.leader == peer:
+                del self._forwards[request]
+                self._refuse_all(handed, unknown_outcome("forward_broken", why))
+        self.core.peer_disconnected(peer, now)
+
+    def tick(self, now: float) -> None:
+        self._ticked_at = now
+        self.core.tick(now)
+        patience = self.core.options.election_timeout_seconds
+        while self._queue and not self.core.leader and now - self._queue[0].at > patience:
+            pending = self._queue.popleft()
+            self._release(pending)
+            self._refuse(pending.waiter, no_leader())
+        while self._reads_queued and now - self._reads_queued[0][1] > patience and not self.core.leader:
+            self._refuse(self._reads_queued.popleft()[0], no_leader())
+        for context, (waiters, at) in list(
+            self._reads.items()
+        ):  # a lost question is asked again: reads are safe to repeat
+            if now - at > patience / 2:
+                del self._reads[context]
+                self._reads_queued.extendleft(reversed(waiters))
+        for request, handed in list(self._forwards.items()):
+            if now - handed.at <= self.limits.forward_seconds:
+                break  # oldest first
+            del self._forwards[request]
+            self._refuse_all(handed, unknown_outcome("timeout", "the leader did not answer; it may have been applied"))
+        if self.core.role is Role.LEADER:
+            self._raise_version(now)
+        elif self.core.leader and now - self._reported_at >= self.limits.report_seconds:
+            self._reported_at = now
+            core = self.core
+            self._outbox.append(Report(core.node_id, core.leader, self.low_on_space))
+
+    def proposal(self, index: int, term: int) -> tuple[int, float] | None:
+        """(commands, when proposed) of an entry of ours that waits to be applied; for metrics."""
+        handed = self._handed.get(index)
+        return (len(handed.waiters), handed.at) if handed is not None and handed.term == term else None
+
+    def applied(self, entries: Sequence[Entry], results: Sequence[Sequence[Result]]) -> None:
+        """The machine has applied `entries`, with one sequence of results for each (empty where it is no batch)."""
+        for entry, entry_results in zip(entries, results, strict=True):
+            self._decide(entry, entry_results)
+        self._moved(entries[-1].index)
+
+    def installed(self, meta: SnapshotMeta) -> None:
+        """The machine now is the snapshot's. What it covers of our proposals can no longer be told."""
+        why = "a snapshot replaced the log before this write's fate was seen here; it may have been applied"
+        for index in [i for i in self._handed if i <= meta.index]:
+            handed: _Handed | None = self._handed.pop(index)
+            while handed is not None:
+                self._refuse_all(handed, unknown_outcome("snapshot_installed", why))
+                handed = handed.older
+        self._moved(meta.index)
+
+    def stop(self) -> None:
+        """Every waiter gets its answer now: queued commands were never proposed, the rest is unknown."""
+        self.draining = True
+        while self._queue:
+            pending = self._queue.popleft()
+            self._release(pending)
+            self._refuse(pending.waiter, stopping())
+        why = "the member stopped before this write's fate was seen; it may have been applied"
+        for table in (self._handed, self._forwards):
+            for first in table.values():
+                handed: _Handed | None = first
+                while handed is not None:
+                    self._refuse_all(handed, unknown_outcome("stopping", why))
+                    handed = handed.older
+            table.clear()
+        for waiters, _ in self._reads.values():
+            self._reads_queued.extend(waiters)
+        self._reads.clear()
+        for _, _, waiters in self._reads_waiting:
+            self._reads_queued.extend(waiters)
+        self._reads_waiting.clear()
+        while self._reads_queued:
+            self._refuse(self._reads_queued.popleft()[0], stopping())
+
+    # -- output -----------------------------------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` wants to be called next, on the caller's monotonic clock."""
+        waiting = self._queue or self._reads_queued or self._reads or self._forwards
+        patience = self.core.options.election_timeout_seconds / 4
+        pause = min(patience, self.limits.report_seconds) if waiting else self.limits.report_seconds
+        return min(self.core.deadline, self._ticked_at + pause)
+
+    def has_work(self) -> bool:
+        """Is another turn due at once? True while a queue is longer than one turn takes."""
+        core = self.core
+        waiting = bool(self._queue or self._reads_queued) and (core.role is Role.LEADER or core.leader != "")
+        return core.has_ready() or bool(self._outbox or self._answers or self._refusals or self._readable) or waiting
+
+    def turn(self, now: float, wall_ms: int) -> Turn:
+        """One turn: everything queued becomes one entry (rule 32) or one forward, and the core's effects come out."""
+        self._start_reads(now)
+        self._flush(now, wall_ms)
+        ready = self.core.ready(now)
+        for read in ready.reads:
+            self._read_confirmed(read.context, read.index)
+        turn = Turn(ready, [*ready.messages, *self._outbox], self._answers, self._refusals, self._readable)
+        self._outbox = []
+        self._answers, self._refusals, self._readable = [], [], []
+        return turn
+
+    def take_answers(self) -> Turn:
+        """Only the answers, between turns: right after `applied`, so that a caller waits for no further turn."""
+        turn = Turn(Ready(), [], self._answers, self._refusals, self._readable)
+        self._answers, self._refusals, self._readable = [], [], []
+        return turn
+
+    # -- writes -----------------------------------------------------------------------------------------------------
+
+    def _flush(self, now: float, wall_ms: int) -> None:
+        if not self._queue or self.core.transferring:
+            return
+        if self.core.role is Role.LEADER:
+            self._propose(now, wall_ms)
+        elif self.core.leader:
+            self._forward(now)
+
+    def _next_batch(self) -> list[_Pending]:
+        """At most 512 commands and 1 MiB; one larger command goes alone."""
+        batch: list[_Pending] = []
+        size = 0
+        while self._queue and len(batch) < self.limits.batch_commands:
+            size += len(self._queue[0].command.payload)
+            if batch and size > self.limits.batch_bytes:
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
+    def _propose(self, now: float, wall_ms: int) -> None:
+        batch = self._admitted(self._next_batch())
+        if not batch:
+            return
+        data = encode_batch(Batch(wall_ms, tuple([p.command for p in batch])))
+        try:
+            index, term = self.core.propose(data, now)
+        except Busy as e:
+            for pending in batch:
+                self._release(pending)
+                self._refuse(pending.waiter, overloaded(str(e)))
+            return
+        size = sum([len(p.command.payload) for p in batch]) + len(batch) * COMMAND_OVERHEAD_BYTES
+        handed = _Handed(term, self.core.node_id, [p.waiter for p in batch], size, now)
+        handed.older = self._handed.get(index)
+        self._handed[index] = handed
+
+    def _admitted(self, batch: list[_Pending]) -> list[_Pending]:
+        """Drops what a leader must refuse: before `min_voters` everything, and without space what grows (rule 5)."""
+        missing = self.core.committed_placed.configuration.min_voters
+        full = self.cluster_low_on_space()
+        if not missing and not full:
+            return batch
+        kept = []
+        for pending in batch:
+            if missing:
+                why = f"the cluster is not complete yet: writes begin when {missing} voters have joined"
+                refused = Refused("awaiting_members", why, status=503, retry_after_seconds=1.0)
+            elif pending.grows:
+                refused = out_of_space()
+            else:
+                kept.append(pending)
+                continue
+            self._release(pending)
+            self._refuse(pending.waiter, refused)
+        return kept
+
+    def cluster_low_on_space(self) -> bool:
+        """Fewer than a majority of voters have room: a put could be committed by nobody (rule 5)."""
+        voters = self.core.placed.configuration.voters
+        low = [
+            m.id for m in voters if (self.low_on_space if m.id == self.core.node_id else self._space.get(m.id, False))
+        ]
+        return bool(low) and len(voters) - len(low) < majority(len(voters))
+
+    def _forward(self, now: float) -> None:
+        batch = self._next_batch()
+        core = self.core
+        self._next_forward += 1
+        commands = tuple(
+            [ForwardedCommand(p.command.payload, p.command.key, p.command.fingerprint, p.grows) for p in batch]
+        )
+        self._outbox.append(Forward(core.node_id, core.leader, self._next_forward, commands))
+        size = sum([len(p.command.payload) for p in batch]) + len(batch) * COMMAND_OVERHEAD_BYTES
+        self._forwards[self._next_forward] = _Handed(core.term, core.leader, [p.waiter for p in batch], size, now)
+
+    def _serve_forward(self, message: Forward, now: float) -> None:
+        """One hop (rule 8): a member that does not lead refuses, it never forwards again."""
+        count = len(message.commands)
+        gathering = _Gathering(message.sender, message.request, count, [None] * count)
+        leads = self.core.role is Role.LEADER
+        for position, command in enumerate(message.commands):
+            slot = _Slot(gathering, position)
+            if not leads:
+                self._refuse(slot, no_leader("the leader changed while the write was forwarded: try again"))
+                continue
+            try:
+                own = Command(command.payload, command.key, command.fingerprint)
+                self.submit(own, slot, now, grows=command.grows)
+            except Refused as e:
+                self._refuse(slot, e)
+
+    def _forward_answered(self, message: ForwardReply) -> None:
+        handed = self._forwards.pop(message.request, None)
+        if handed is None:
+            return  # given up before: its waiters have been told `unknown`
+        self.in_flight_bytes -= handed.size
+        for waiter, result in zip(handed.waiters, message.results, strict=False):
+            if result.kind == ERROR:
+                self._refuse(waiter, _refused_from(result))
+            else:
+                self._answer(waiter, Result(result.status, result.revision, result.body))
+        why = "the leader answered for fewer writes than it was sent; this one may have been applied"
+        for waiter in handed.waiters[len(message.results) :]:
+            self._refuse(waiter, unknown_outcome("forward_broken", why))
+
+    def _decide(self, entry: Entry, results: Sequence[Result]) -> None:
+        handed = self._handed.pop(entry.index, None)
+        while handed is not None:
+            if handed.term == entry.term:
+                self.in_flight_bytes -= handed.size
+                for waiter, result in zip(handed.waiters, results, strict=True):
+                    self._answer(waiter, result)
+            else:
+                why = "another leader's entry took this write's place in the log: it was not applied, try again"
+                self._refuse_all(handed, Refused("superseded", why, status=503))
+            handed = handed.older
+
+    def _answer(self, waiter: Waiter, result: Result) -> None:
+        if isinstance(waiter, _Slot):
+            self._gather(waiter, ForwardResult(RESULT, result.status, result.revision, result.body))
+        else:
+            self._answers.append((waiter, result))
+
+    def _refuse(self, waiter: Waiter, refused: Refused) -> None:
+        self.refused[refused.code] = self.refused.get(refused.code, 0) + 1
+        if isinstance(waiter, _Slot):
+            e = refused
+            self._gather(waiter, ForwardResult(ERROR, e.status, 0, b"", e.code, e.outcome, e.why, e.retryable))
+        else:
+            self._refusals.append((waiter, refused))
+
+    def _refuse_all(self, handed: _Handed, refused: Refused) -> None:
+        self.in_flight_bytes -= handed.size
+        for waiter in handed.waiters:
+            self._refuse(waiter, refused)
+
+    def _release(self, pending: _Pending) -> None:
+        self.in_flight_bytes -= len(pending.command.payload) + COMMAND_OVERHEAD_BYTES
+
+    def _gather(self, slot: _Slot, result: ForwardResult) -> None:
+        gathering = slot.gathering
+        gathering.results[slot.position] = result
+        gathering.left -= 1
+        if not gathering.left:
+            core = self.core
+            done = tuple([r for r in gathering.results if r is not None])
+            self._outbox.append(ForwardReply(core.node_id, gathering.sender, gathering.request, done))
+
+    # -- reads ------------------------------------------------------------------------------------------------------
+
+    def _start_reads(self, now: float) -> None:
+        if not self._reads_queued:
+            return
+        self._next_context += 1
+        try:
+            self.core.read(self._next_context, now)
+        except LocalError:
+            return  # no leader known: they stay queued, and tick() ends their patience
+        self._reads[self._next_context] = (list(self._reads_queued), now)
+        self._reads_queued.clear()
+
+    def _read_confirmed(self, context: int, index: int) -> None:
+        waiters, _ = self._reads.pop(context, ([], 0.0))
+        if index < 0:
+            self._reads_queued.extendleft(reversed(waiters))
+        elif index <= self.applied_index:
+            self._readable.extend([waiter for waiter, _ in waiters])
+        elif waiters:
+            heapq.heappush(self._reads_waiting, (index, context, waiters))
+
+    def _moved(self, applied_index: int) -> None:
+        self.applied_index = applied_index
+        self.core.applied(applied_index)
+        while self._reads_waiting and self._reads_waiting[0][0] <= applied_index:
+            self._readable.extend([waiter for waiter, _ in heapq.heappop(self._reads_waiting)[2]])
+
+    # -- versions ---------------------------------------------------------------------------------------------------
+
+    def _raise_version(self, now: float) -> None:
+        """Rule 34: the leader raises the cluster's version once the hello of every member allows it."""
+        core = self.core
+        if self._version_proposed_in == core.term or not core.noop_committed:
+            return
+        placed = core.placed.configuration
+        everyone = members_of(placed.voters, placed.learners, placed.outgoing)
+        versions = [self.speaks_version if m == core.node_id else self.peer_versions.get(m, 0) for m in everyone]
+        lowest = min(versions, default=0)
+        if lowest > self.cluster_version:
+            try:
+                core.propose(msgspec.msgpack.encode(lowest), now, EntryKind.VERSION)
+                self._version_proposed_in = core.term
+            except (Busy, NotLeader):
+                return
+
+
+def members_of(*groups: Iterable[Any]) -> list[NodeId]:
+    """The ids of all members in `groups`, each once, in order."""
+    return list(dict.fromkeys(m.id for group in groups for m in group))
+
+
+def _refused_from(result: ForwardResult) -> Refused:
+    outcome = "unknown" if result.outcome != "not_applied" else "not_applied"
+    return Refused(
+        result.code,
+        result.why,
+        status=result.status,
+        outcome=outcome,  # type: ignore[arg-type]  # narrowed just above
+        retryable=result.retryable,
+        retry_after_seconds=1.0 if result.retryable else 0.0,
+    )

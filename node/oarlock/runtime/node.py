@@ -1,0 +1,393 @@
+"""One process's member, for the API: directory, transport and engine, from start to clean stop.
+
+Rules of this module: it answers probes and status from the first moment, and takes part when the engine exists; a
+request that cannot be served raises Refused, which says whether a write may have happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from oarlock.machine.command import Command, Result
+from oarlock.machine.environment import Environment
+from oarlock.machine.protocol import Machine
+from oarlock.peers.hello import Hello, HelloKind, LocalIdentity, Verdict
+from oarlock.peers.messages import PeerMessage
+from oarlock.peers.options import PeerOptions
+from oarlock.peers.transport import Transport
+from oarlock.raft.types import NOBODY, Member, NodeId, SnapshotMeta
+from oarlock.runtime import admin
+from oarlock.runtime.engine import Engine, Events
+from oarlock.runtime.errors import Refused
+from oarlock.runtime.metrics import Counters
+from oarlock.runtime.recovery import recover
+from oarlock.runtime.settings import NodeSettings
+from oarlock.runtime.status import MemberStatus, is_ready, status_of
+from oarlock.storage.directory import DataDirectory
+from oarlock.storage.errors import Corrupt
+
+log = structlog.get_logger()
+
+HOUSEKEEPING_SECONDS = 1.0
+HANDOVER_SECONDS = 2.0
+
+
+class Node:
+    """Use `await Node.start(...)`."""
+
+    def __init__(
+        self, settings: NodeSettings, machine: Machine, directory: DataDirectory, on_fatal: Callable[[str], None]
+    ) -> None:
+        self.settings = settings
+        self.machine = machine
+        self.directory = directory
+        self.loop = asyncio.get_running_loop()
+        self.metrics = Counters()
+        self.engine: Engine | None = None
+        self.corrupt: str | None = None
+        self.stale: str | None = None
+        self.removed = False
+        self.stopping = False
+        self.free_bytes = directory.free_bytes()
+        self.wal_bytes = 0
+        self.changed = asyncio.Event()  # set and replaced whenever leader, configuration or state moves
+        self.transport = Transport(
+            local=self._identity,
+            token=settings.token,
+            on_message=self._received,
+            judge=self._judge,
+            on_connected=self._connected,
+            on_disconnected=self._disconnected,
+            on_hello=self._heard_hello,
+            on_removed=self._told_removed,
+            on_stale=self._told_stale,
+            snapshot_file=lambda digest: self.engine.snapshots.file_for(digest) if self.engine else None,
+            on_snapshot_progress=lambda peer, digest: (
+                self.engine.snapshots.served(peer, digest) if self.engine else None
+            ),
+            options=PeerOptions(
+                heartbeat_seconds=settings.heartbeat_seconds, silence_seconds=settings.election_timeout_seconds
+            ),
+        )
+        self._on_fatal = on_fatal
+        self._amending = asyncio.Lock()
+        self._running: asyncio.Task[None] | None = None
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def start(cls, settings: NodeSettings, machine: Machine, on_fatal: Callable[[str], None]) -> Node:
+        """Opens the directory and begins to recover. Raises storage errors, with a sentence, where it is not ours.
+
+        `on_fatal` is called when the process must end (rule 5); it must not return to work.
+        """
+        directory = await asyncio.to_thread(DataDirectory.open, settings.data_dir, settings.name)
+        node = cls(settings, machine, directory, on_fatal)
+        if settings.pod_uid:
+            await node.record_notes(settings.pod_uid, None)
+        node.transport.start()
+        node._running = asyncio.create_task(node._run())
+        return node
+
+    async def _run(self) -> None:
+        try:
+            await self._recover()
+            while not self.stopping:
+                await asyncio.sleep(HOUSEKEEPING_SECONDS)
+                await self._housekeep()
+        except Exception as e:
+            log.exception("the member failed")
+            self._fatal(f"the member failed: {e!r}")
+
+    async def _recover(self) -> None:
+        try:
+            recovered = await asyncio.to_thread(recover, self.directory, self.machine, self.settings.segment_bytes)
+        except Corrupt as e:
+            self._found_corrupt(str(e))
+            return
+        events = Events(self._announce, self._found_corrupt, self._fatal, lambda: self._told_removed(NOBODY))
+        engine = Engine(self.settings, self.machine, self.directory, self.transport, self.metrics, recovered, events)
+        self.engine = engine
+        log.info(
+            "recovered",
+            node_id=self.node_id,
+            term=engine.core.term,
+            last_index=engine.core.last_index,
+            commit_index=engine.core.commit_index,
+            applied_index=engine.environment.applied.index,
+            state="reused" if recovered.reused_state else "rebuilt",
+            cut_bytes=recovered.cut_bytes,
+        )
+        await admin.finish_bootstrap(self)
+        _quiet_gc()
+        self._announce()
+
+    async def _housekeep(self) -> None:
+        """Once a second: disk space, snapshots due, the machine's own proposals, what compaction left behind."""
+        engine = self.engine
+        self.free_bytes = await asyncio.to_thread(self.directory.free_bytes)
+        if engine is None or engine.halted:
+            return
+        self._judge_space(engine)
+        if not engine.member.low_on_space:
+            await asyncio.to_thread(self.directory.ballast.reserve, self.settings.ballast_bytes)
+        newest = engine.snapshots.newest
+        since = newest.index if newest is not None else 0
+        self.wal_bytes, wal_since = await engine.in_log_thread(lambda wal: (wal.bytes(), wal.bytes_since(since)))
+        engine.snapshots.expire_pins(self.wal_bytes)
+        engine.snapshots.take_if_due(wal_since)
+        engine.propose_housekeeping()
+        while not self.stopping and engine.maintain():  # noqa: ASYNC110
+            await asyncio.sleep(0)  # work, not waiting: the loop turns between slices
+
+    def _judge_space(self, engine: Engine) -> None:
+        """Low below the bound, well again only at one and a half times it, so that it does not flap (rule 5)."""
+        bound, member = self.settings.low_space_bytes, engine.member
+        if engine.disk_full or self.free_bytes < bound:
+            if not member.low_on_space:
+                log.warning("low on disk space: puts are refused once a majority is", free_bytes=self.free_bytes)
+            member.low_on_space = True
+        elif self.free_bytes > bound * 3 // 2:
+            member.low_on_space = False
+
+    async def stop(self) -> None:
+        """A clean stop: leadership handed over, waiters answered, log settled, state synced and marked as clean."""
+        if self.stopping:
+            return
+        self.stopping = True
+        engine = self.engine
+        if engine is not None:
+            engine.member.draining = True
+            await engine.hand_over(HANDOVER_SECONDS)
+        await self._end_work()
+        await self.transport.close()
+        if self.corrupt is None and engine is not None:
+            await asyncio.to_thread(self.directory.mark_clean_stop)
+        await asyncio.to_thread(self.directory.close)
+        log.info("stopped", node_id=self.node_id)
+
+    async def _end_work(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        if self.engine is not None:
+            self.engine.halt()
+            await self.engine.close()
+
+    # -- clients ----------------------------------------------------------------------------------------------------
+
+    def propose(
+        self, payload: bytes, key: str = "", fingerprint: bytes = b"", *, grows: bool = True
+    ) -> asyncio.Future[Result]:
+        """Hands a command to the cluster, through its leader. The future gets the Result, or raises Refused."""
+        future: asyncio.Future[Result] = self.loop.create_future()
+        try:
+            self._working().submit(Command(payload, key, fingerprint), future, grows=grows)
+        except Refused as e:
+            self.metrics.commands_refused += 1
+            future.set_exception(e)
+        return future
+
+    def read(self) -> asyncio.Future[int]:
+        """Resolves with the applied index once `environment` may answer a linearizable read that began now."""
+        future: asyncio.Future[int] = self.loop.create_future()
+        self.metrics.reads += 1
+        try:
+            self._working().read(future)
+        except Refused as e:
+            future.set_exception(e)
+        return future
+
+    @property
+    def environment(self) -> Environment:
+        """For reads within one turn of the loop. Raises Refused while there is none."""
+        return self._working().environment
+
+    @property
+    def node_id(self) -> NodeId:
+        return self.directory.identity.node_id
+
+    @property
+    def cluster_id(self) -> str | None:
+        return self.directory.identity.cluster_id
+
+    @property
+    def term(self) -> int:
+        return self.engine.core.term if self.engine is not None else 0
+
+    @property
+    def leader(self) -> NodeId:
+        return self.engine.core.leader if self.engine is not None else NOBODY
+
+    @property
+    def revision(self) -> int:
+        return self.engine.environment.revision if self.engine is not None else 0
+
+    @property
+    def leader_client_url(self) -> str | None:
+        participant = self.engine.participant(self.leader) if self.engine is not None else None
+        return participant.client_url if participant is not None else None
+
+    @property
+    def ready(self) -> bool:
+        return is_ready(self)
+
+    def status(self) -> MemberStatus:
+        return status_of(self)
+
+    # -- operators --------------------------------------------------------------------------------------------------
+
+    async def bootstrap(self, request_id: str, cluster_id: str, min_voters: int) -> str:
+        return await admin.bootstrap(self, request_id, cluster_id, min_voters)
+
+    async def change_configuration(
+        self, voters: Sequence[Member], learners: Sequence[Member], if_config: str, timeout_seconds: float
+    ) -> str:
+        return await admin.change_configuration(self, voters, learners, if_config, timeout_seconds)
+
+    async def transfer(self, target: NodeId, timeout_seconds: float) -> tuple[NodeId, int]:
+        return await admin.transfer(self, target, timeout_seconds)
+
+    async def barrier(self, timeout_seconds: float) -> tuple[int, int]:
+        return await admin.barrier(self, timeout_seconds)
+
+    async def take_snapshot(self) -> SnapshotMeta:
+        return await self._working().snapshots.take()
+
+    def newest_snapshot(self, reader: str) -> AbstractAsyncContextManager[tuple[SnapshotMeta, Path]]:
+        """The newest finished snapshot, kept while the body runs; one is taken if there is none."""
+        return self._working().snapshots.pinned_newest(reader)
+
+    async def reset(self, request_id: str, node_id: NodeId) -> tuple[NodeId, str]:
+        return await admin.reset(self, request_id, node_id)
+
+    async def record_notes(self, pod_uid: str | None, volume_uid: str | None) -> None:
+        notes = {"pod_uid": pod_uid, "volume_uid": volume_uid}
+        await self.amend_identity(**{name: value for name, value in notes.items() if value is not None})
+
+    async def amend_identity(self, **changes: object) -> None:
+        """Durable when it returns. One at a time, so that none undoes another."""
+        async with self._amending:
+            identity = msgspec.structs.replace(self.directory.identity, **changes)
+            await asyncio.to_thread(self.directory.save, identity)
+
+    async def begin_anew(self, request_id: str) -> tuple[NodeId, str]:
+        """Sets the data aside and starts as another incarnation, Idle, in the same process."""
+        await self._end_work()
+        self.transport.drop_all()
+        self.engine = None
+        quarantine = await asyncio.to_thread(self.directory.quarantine, request_id)
+        self.corrupt = self.stale = None
+        self.removed = False
+        log.warning("reset: the data was set aside", quarantine=quarantine.name, node_id=self.node_id)
+        self._running = asyncio.create_task(self._run())
+        self._announce()
+        return self.node_id, quarantine.name
+
+    # -- peers ------------------------------------------------------------------------------------------------------
+
+    def _identity(self) -> LocalIdentity:
+        identity, settings = self.directory.identity, self.settings
+        return LocalIdentity(
+            identity.node_id, identity.cluster_id or "", settings.peer_url, settings.advertise_ip, self.machine.version
+        )
+
+    def _received(self, message: PeerMessage) -> None:
+        if self.engine is not None:
+            self.engine.receive(message)
+
+    def _connected(self, peer: NodeId) -> None:
+        if self.engine is not None:
+            self.engine.connected(peer)
+
+    def _disconnected(self, peer: NodeId) -> None:
+        if self.engine is not None:
+            self.engine.disconnected(peer)
+
+    def _snapshot_file(self, digest: str) -> Path | None:
+        return self.engine.snapshots.file_for(digest) if self.engine is not None else None
+
+    def _snapshot_served(self, peer: NodeId, digest: str) -> None:
+        if self.engine is not None:
+            self.engine.snapshots.served(peer, digest)
+
+    def _heard_hello(self, hello: Hello) -> None:
+        if self.engine is not None:
+            self.engine.member.peer_versions[hello.node_id] = hello.version
+        self.stale = None
+
+    async def _judge(self, hello: Hello) -> Verdict:
+        """Whether to talk to this opener. An Idle member takes the cluster's word, durably, before anything else."""
+        engine = self.engine
+        if engine is None or engine.halted or self.stopping:
+            return Verdict.NOT_READY
+        if hello.node_id in engine.core.committed_placed.configuration.tombstones:
+            return Verdict.REMOVED
+        if self.cluster_id is None and hello.kind in (HelloKind.CONTROL, HelloKind.DATA):
+            await self._join(hello.cluster_id)
+        return Verdict.OK if self.cluster_id in (None, hello.cluster_id) else Verdict.WRONG_CLUSTER
+
+    async def _join(self, cluster_id: str) -> None:
+        """Rule 16: durable before the first answer. The first cluster to come wins."""
+        async with self._amending:
+            if self.cluster_id is None:
+                identity = msgspec.structs.replace(self.directory.identity, cluster_id=cluster_id)
+                await asyncio.to_thread(self.directory.save, identity)
+                log.info("joined", cluster_id=cluster_id)
+        self._announce()
+
+    def _told_removed(self, by: NodeId) -> None:
+        if not self.removed:
+            self.removed = True
+            log.warning("this member has been removed from the cluster", told_by=by or "the log")
+            self._announce()
+
+    def _told_stale(self, by: NodeId) -> None:
+        if self.stale is None and self.leader == NOBODY:
+            self.stale = f"{by} belongs to another cluster than this directory ({self.cluster_id})"
+            log.warning("stale", why=self.stale)
+            self._announce()
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _working(self) -> Engine:
+        engine = self.engine
+        if self.corrupt is not None:
+            raise Refused("corrupt", f"this member is out of order: {self.corrupt}", status=503)
+        if self.removed:
+            raise Refused("removed", "this member was removed from the cluster: use another one", status=503)
+        if engine is None or engine.halted:
+            why = "this member is starting or stopping: use another one, or try again shortly"
+            raise Refused("not_ready", why, status=503, retry_after_seconds=1.0)
+        if self.cluster_id is None:
+            raise Refused("idle", "this member is in no cluster yet: bootstrap it, or add it to one", status=503)
+        return engine
+
+    def _found_corrupt(self, why: str) -> None:
+        """Neither votes nor counts any more, but stays to say so (rule 2, pitfall L5)."""
+        if self.corrupt is None:
+            self.corrupt = why
+            log.error("this member is out of order: replace it", why=why)
+            self._announce()
+
+    def _fatal(self, why: str) -> None:
+        log.critical("fatal", why=why)
+        self._on_fatal(why)
+
+    def _announce(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+def _quiet_gc() -> None:
+    """A full collection over a large log takes a tenth of a second, in which no heartbeat leaves (rule 11)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)

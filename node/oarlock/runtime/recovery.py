@@ -1,0 +1,164 @@
+"""From a data directory to a member's state: what a start trusts, and what it rebuilds (rules 2-4, 18, 21).
+
+Two rules: only the snapshot and the log are the truth, the working state is a cache; everything returned is durable.
+All of it blocks, and runs in a thread while the loop answers probes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from oarlock.machine.environment import Environment
+from oarlock.machine.protocol import Machine
+from oarlock.raft.types import Entry, HardState, SnapshotMeta
+from oarlock.storage.directory import DataDirectory, RestartKind
+from oarlock.storage.errors import Corrupt
+from oarlock.storage.snapshots import SnapshotStore
+from oarlock.storage.wal import Wal
+
+COPY_CHUNK_BYTES = 64 << 20
+
+
+@dataclass(slots=True)
+class Recovered:
+    wal: Wal
+    store: SnapshotStore
+    snapshot: SnapshotMeta | None
+    hard_state: HardState
+    entries: tuple[Entry, ...]
+    environment: Environment
+    cut_bytes: int
+    reused_state: bool
+
+
+def recover(directory: DataDirectory, machine: Machine, segment_bytes: int) -> Recovered:
+    """Opens log, snapshots and state. Raises storage.errors.Corrupt where the log or every snapshot is damaged."""
+    files = directory.files
+    store = SnapshotStore(directory.snapshots, files)
+    store.discard_partial()
+    wal, log = Wal.open(directory.wal, files, segment_bytes=segment_bytes)
+    try:
+        snapshot = _base(store, log.marker, log.entries)
+        entries = _after(snapshot, log.entries)
+        last_index = entries[-1].index if entries else snapshot.index if snapshot else 0
+        base_index = snapshot.index if snapshot else 0
+        environment, reused = _open_state(directory, machine, store, snapshot, entries)
+        commit = min(max(log.hard_state.commit, base_index, environment.applied.index), last_index)
+        hard_state = HardState(log.hard_state.term, log.hard_state.vote, commit)
+    except BaseException:
+        wal.close()
+        raise
+    return Recovered(wal, store, snapshot, hard_state, entries, environment, log.cut_bytes, reused)
+
+
+def _base(store: SnapshotStore, marker: SnapshotMeta | None, entries: tuple[Entry, ...]) -> SnapshotMeta | None:
+    """The newest sound snapshot that the log continues; an older one if the newest is damaged (two are kept)."""
+    damaged = []
+    for meta in reversed(store.metas()):
+        if not store.verify(meta):
+            damaged.append(f"{meta.term}-{meta.index}")
+            continue
+        if marker is not None and meta.index < marker.index:
+            break  # the log restarts after a later one: this cannot be continued
+        if entries and entries[0].index > meta.index + 1:
+            break
+        return meta
+    if marker is not None or (entries and entries[0].index > 1):
+        needed = marker.index if marker is not None else entries[0].index - 1
+        what = f"damaged: {', '.join(damaged)}" if damaged else "none fits"
+        raise Corrupt(f"the log begins after index {needed} and no sound snapshot reaches it ({what})")
+    return None
+
+
+def _after(snapshot: SnapshotMeta | None, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """The log after the snapshot; nothing of it if the log disagrees with what the snapshot says of its index."""
+    if snapshot is None:
+        return entries
+    for entry in entries:
+        if entry.index == snapshot.index and entry.term != snapshot.term:
+            return ()
+    return tuple(e for e in entries if e.index > snapshot.index)
+
+
+def _open_state(
+    directory: DataDirectory,
+    machine: Machine,
+    store: SnapshotStore,
+    snapshot: SnapshotMeta | None,
+    entries: tuple[Entry, ...],
+) -> tuple[Environment, bool]:
+    current = newest_state(directory)
+    kind = directory.restart_kind()
+    if current is not None and kind != "unknown" and _trusted(current, kind, snapshot, entries):
+        return Environment.open(current, machine), True
+    fresh = next_state(directory)
+    if snapshot is not None:
+        copy_state(store.path(snapshot), fresh)
+    environment = Environment.open(fresh, machine)
+    drop_other_states(directory, fresh)
+    return environment, False
+
+
+def _trusted(path: Path, kind: RestartKind, snapshot: SnapshotMeta | None, entries: tuple[Entry, ...]) -> bool:
+    """Rule 21: reused only at a place that the recovered log or the snapshot vouches for."""
+    if kind == "same_boot":
+        try:
+            fd = os.open(path, os.O_RDWR)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
+    applied = Environment.peek(path)
+    if applied is None:
+        return False
+    if snapshot is None and applied.index == 0:
+        return True
+    if snapshot is not None and (applied.index, applied.term) == (snapshot.index, snapshot.term):
+        return True
+    if not entries or not entries[0].index <= applied.index <= entries[-1].index:
+        return False
+    return entries[applied.index - entries[0].index].term == applied.term
+
+
+def newest_state(directory: DataDirectory) -> Path | None:
+    return max(_states(directory), key=_number, default=None)
+
+
+def next_state(directory: DataDirectory) -> Path:
+    """The path after the newest: a new state never replaces the file that readers may hold (rule 18)."""
+    directory.state.mkdir(mode=0o700, exist_ok=True)
+    return directory.state / f"state-{max(map(_number, _states(directory)), default=0) + 1}.mdb"
+
+
+def drop_other_states(directory: DataDirectory, keep: Path) -> None:
+    for path in directory.state.iterdir():
+        if not path.name.startswith(keep.name):
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+
+
+def _states(directory: DataDirectory) -> list[Path]:
+    if not directory.state.is_dir():
+        return []
+    return [p for p in directory.state.glob("state-*.mdb") if p.stem.removeprefix("state-").isdigit()]
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.removeprefix("state-"))
+
+
+def copy_state(source: Path, destination: Path) -> None:
+    """Copies in the kernel: a reflink where the file system has it, and the GIL is free meanwhile. Not synced."""
+    partial = destination.with_suffix(".partial")
+    with source.open("rb") as src, partial.open("wb") as dst:
+        left = os.fstat(src.fileno()).st_size
+        while left > 0:
+            copied = os.copy_file_range(src.fileno(), dst.fileno(), min(left, COPY_CHUNK_BYTES))
+            if copied == 0:
+                raise OSError(f"{source} ended {left} bytes early while it was copied")
+            left -= copied
+    partial.rename(destination)

@@ -1,0 +1,263 @@
+"""Taking snapshots, fetching a leader's, and letting go of the log behind them (rules 6, 18-20).
+
+Three rules: a snapshot is published only when everything it covers is durable in this member's log; whatever is being
+served is pinned, with the log after it, until it has stood still for a minute; the loop never waits for a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+
+import structlog
+
+from oarlock.raft.types import Configuration, NodeId, PlacedConfiguration, SnapshotMeta
+from oarlock.runtime.errors import Refused
+from oarlock.storage.files import RealFiles
+from oarlock.storage.snapshots import SnapshotStore, digest_file
+
+if TYPE_CHECKING:
+    from oarlock.runtime.engine import Engine
+
+FOR_EVER = float("inf")
+PIN_SECONDS = 60.0  # without progress (rule 19)
+PIN_CAP_BYTES = 1 << 30  # of log held back for slow readers; beyond it they start again from a newer snapshot
+DURABLE_SECONDS = 30.0  # how long a finished copy waits for the log to catch up with it
+RETRY_SECONDS = 10.0  # after a failure
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+@dataclass(slots=True)
+class _Pin:
+    meta: SnapshotMeta
+    at: float
+
+
+def due(wal_bytes: int, entries: int, last: SnapshotMeta | None, min_bytes: int, max_entries: int) -> bool:
+    """Rule 20: more log than max(`min_bytes`, a quarter of the last snapshot), or `max_entries` since it."""
+    quarter = last.size_bytes // 4 if last is not None else 0
+    return entries > 0 and (wal_bytes > max(min_bytes, quarter) or entries >= max_entries)
+
+
+class Snapshotter:
+    def __init__(self, engine: Engine, store: SnapshotStore, newest: SnapshotMeta | None) -> None:
+        self._engine = engine
+        self._store = store
+        self.newest = newest
+        self._metas = store.metas()  # what is published; read by the loop, replaced when one is
+        self.failure: str | None = None  # why the last try failed
+        self._pins: dict[tuple[NodeId, str], _Pin] = {}
+        self._taking: asyncio.Task[SnapshotMeta] | None = None
+        self._fetching: asyncio.Task[None] | None = None
+        self._not_before = 0.0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
+        self._files_lock = asyncio.Lock()  # one of: publish a taken one, publish a fetched one, swap
+
+    # -- taking -----------------------------------------------------------------------------------------------------
+
+    def take_if_due(self, wal_bytes: int) -> None:
+        engine = self._engine
+        if self._taking is not None or time.monotonic() < self._not_before:
+            return
+        since = self.newest.index if self.newest is not None else 0
+        entries = engine.environment.applied.index - since
+        settings = engine.settings
+        if due(wal_bytes, entries, self.newest, settings.snapshot_wal_bytes, settings.snapshot_entries):
+            self._start().add_done_callback(_retrieve)
+
+    async def take(self) -> SnapshotMeta:
+        """One now; a caller that comes while one is under way gets that one. Raises Refused if it fails."""
+        newest = self.newest
+        if self._taking is None and newest is not None and newest.index == self._engine.environment.applied.index:
+            return newest
+        try:
+            return await asyncio.shield(self._start())
+        except Refused:
+            raise
+        except Exception as e:
+            raise Refused("snapshot_failed", f"the snapshot failed: {e}", status=500) from e
+
+    def _start(self) -> asyncio.Task[SnapshotMeta]:
+        if self._taking is None:
+            self._taking = asyncio.get_running_loop().create_task(self._take())
+        return self._taking
+
+    async def _take(self) -> SnapshotMeta:
+        engine = self._engine
+        began = time.perf_counter()
+        try:
+            path = await self._in_thread(self._fresh_copy_path)
+            environment = engine.environment
+            content = await self._in_thread(environment.copy_to, path)
+            if content.applied.index == 0:
+                raise Refused("nothing_applied", "there is nothing to snapshot yet", status=409)
+            digest, size = await self._in_thread(digest_file, path, RealFiles())
+            await self._until_durable(content.applied.index)
+            meta = SnapshotMeta(
+                content.applied.index,
+                content.applied.term,
+                content.applied.time_ms,
+                content.placed,
+                content.cluster_version,
+                size,
+                digest,
+            )
+            async with self._files_lock:
+                if self.newest is None or meta.index > self.newest.index:
+                    await self._in_thread(self._publish, path, meta)
+                    self.newest = meta
+        except Exception as e:
+            self.failure = str(e)
+            self._not_before = time.monotonic() + RETRY_SECONDS
+            engine.metrics.snapshot_failures += 1
+            log.warning("snapshot failed", why=str(e))
+            raise
+        finally:
+            self._taking = None
+        self.failure = None
+        engine.metrics.snapshots_taken += 1
+        engine.metrics.snapshot_bytes += meta.size_bytes
+        engine.metrics.snapshot_seconds.observe(time.perf_counter() - began)
+        log.info("snapshot taken", index=meta.index, term=meta.term, bytes=meta.size_bytes)
+        engine.snapshot_published(meta)
+        return meta
+
+    async def _until_durable(self, index: int) -> None:
+        """A leader applies on its followers' quorum, perhaps before its own write is durable (rules 6 and 21)."""
+        end = time.monotonic() + DURABLE_SECONDS
+        while self._engine.core.durable_index < index:
+            if time.monotonic() > end:
+                raise Refused("disk_slow", "the log did not become durable in time for the snapshot", status=503)
+            await asyncio.sleep(0.01)
+
+    # -- fetching ---------------------------------------------------------------------------------------------------
+
+    def fetch(self, source: NodeId, meta: SnapshotMeta, transfer: Callable[[Path], Awaitable[None]]) -> None:
+        """Begins to fetch what a leader offers; one at a time, and the newest offer wins."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+        self._fetching = asyncio.get_running_loop().create_task(self._fetch(source, meta, transfer))
+
+    async def _fetch(self, source: NodeId, meta: SnapshotMeta, transfer: Callable[[Path], Awaitable[None]]) -> None:
+        """`transfer` resumes what an earlier try left at the path, and verifies the digest."""
+        engine, store = self._engine, self._store
+        try:
+            log.info("snapshot fetch begins", source=source, index=meta.index, bytes=meta.size_bytes)
+            if not any(_same(m, meta) for m in self._metas):
+                path = await self._in_thread(store.staging, meta)
+                await transfer(path)
+                async with self._files_lock:
+                    await self._in_thread(self._publish, path, meta)
+        except Exception as e:
+            engine.metrics.snapshot_failures += 1
+            self.failure = f"fetching from {source}: {e}"
+            engine.snapshot_refused(meta, self.failure)
+            return
+        finally:
+            if asyncio.current_task() is self._fetching:
+                self._fetching = None
+        engine.snapshot_fetched(meta)
+
+    async def with_file(self, meta: SnapshotMeta, work: Callable[[Path], None]) -> None:
+        """Runs `work(file of meta)` in the thread, while no snapshot is published; from here on it is the newest."""
+        async with self._files_lock:
+            await self._in_thread(work, self._store.path(meta))
+            if self.newest is None or meta.index > self.newest.index:
+                self.newest = meta
+
+    # -- serving and letting go -------------------------------------------------------------------------------------
+
+    def file_for(self, digest: str) -> Path | None:
+        """The finished file with this digest, for a peer."""
+        for meta in self._metas:
+            if meta.digest == digest:
+                return self._store.path(meta)
+        return None
+
+    def served(self, peer: NodeId, digest: str) -> None:
+        """A range went to `peer`: the transfer makes progress, and holds its snapshot and the log after it."""
+        for meta in self._metas:
+            if meta.digest == digest:
+                self._pin(peer, meta, time.monotonic())
+
+    @asynccontextmanager
+    async def pinned_newest(self, reader: str) -> AsyncIterator[tuple[SnapshotMeta, Path]]:
+        """The newest finished snapshot and its file, kept while the body runs. Raises Refused if there is none."""
+        if self.newest is None:
+            await self.take()
+        meta = self.newest
+        if meta is None:
+            raise Refused("no_snapshot", "there is no snapshot yet", status=503)
+        self._pin(reader, meta, FOR_EVER)
+        try:
+            yield meta, self._store.path(meta)
+        finally:
+            self._unpin((reader, meta.digest))
+
+    def expire_pins(self, wal_bytes: int) -> None:
+        """Transfers that stand still, or hold too much log back, must begin again from a newer snapshot."""
+        now = time.monotonic()
+        for key, pin in list(self._pins.items()):
+            if now - pin.at > PIN_SECONDS or (wal_bytes > PIN_CAP_BYTES and pin.at != FOR_EVER):
+                self._unpin(key)
+
+    def oldest_pin(self, otherwise: int) -> int:
+        """The smallest index that a transfer will continue from in the log."""
+        return min((pin.meta.index for pin in self._pins.values()), default=otherwise)
+
+    def keep_from(self) -> int:
+        """The log up to this index may go from the disk: it is before every snapshot that is kept (rule 19)."""
+        return self.oldest_pin(min((m.index for m in self._metas), default=0))
+
+    def _pin(self, reader: str, meta: SnapshotMeta, at: float) -> None:
+        key = (reader, meta.digest)
+        if key not in self._pins:
+            self._store.pin(meta)
+        self._pins[key] = _Pin(meta, at)
+
+    def _unpin(self, key: tuple[str, str]) -> None:
+        pin = self._pins.pop(key, None)
+        if pin is not None:
+            self._store.unpin(pin.meta)
+
+    def _fresh_copy_path(self) -> Path:
+        """In the thread: a copy begins anew, whatever an interrupted one left."""
+        nowhere = PlacedConfiguration(0, 0, Configuration())
+        path = self._store.staging(SnapshotMeta(0, 0, 0, nowhere, 0, 0, ""))
+        path.unlink(missing_ok=True)
+        return path
+
+    def _publish(self, path: Path, meta: SnapshotMeta) -> None:
+        """In the thread."""
+        self._store.publish(path, meta)
+        self._metas = self._store.metas()
+
+    async def close(self) -> None:
+        for task in (self._taking, self._fetching):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _in_thread(self, function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+
+def _same(one: SnapshotMeta, other: SnapshotMeta) -> bool:
+    return (one.index, one.term, one.digest) == (other.index, other.term, other.digest)
+
+
+def _retrieve(task: asyncio.Task[SnapshotMeta]) -> None:
+    """A failure has been logged and counted where it happened."""
+    if not task.cancelled():
+        task.exception()

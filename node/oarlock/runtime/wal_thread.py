@@ -1,0 +1,161 @@
+"""The thread that writes the log: frames queued while one write is under way go out together (group commit).
+
+Three rules: reports come back on the loop in the order of the submissions; a failed write or fsync is fatal and never
+retried (rule 5); no space is not fatal: the frames stay queued here, nothing is acknowledged, and the write is tried
+again until space returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from oarlock.raft.effects import PersistToken
+from oarlock.storage.errors import OutOfSpace
+from oarlock.storage.frame import Frame
+from oarlock.storage.wal import Wal
+
+SETTLE_SECONDS = 0.01  # idleness after which the last group commit gets its watermark (rule 3)
+NO_SPACE_SECONDS = 0.5  # between tries while the disk is full
+
+
+@dataclass(slots=True)
+class Submission:
+    frame: Frame
+    token: PersistToken
+    after: list[Any]  # messages that may leave once this is durable
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    submissions: list[Submission]
+    seconds: float
+    wal_bytes: int
+
+
+class WalThread:
+    """Owns `wal` from `start()` to `close()`; `call` runs a function on the thread, between writes."""
+
+    def __init__(
+        self,
+        wal: Wal,
+        loop: asyncio.AbstractEventLoop,
+        on_durable: Callable[[Durable], None],
+        on_failure: Callable[[BaseException], None],
+        on_space: Callable[[bool], None],
+    ) -> None:
+        self._wal = wal
+        self._loop = loop
+        self._on_durable, self._on_failure, self._on_space = on_durable, on_failure, on_space
+        self._queue: queue.SimpleQueue[Submission | Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="wal", daemon=True)
+        self._full = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, submission: Submission) -> None:
+        self._queue.put(submission)
+
+    def call(self, function: Callable[[Wal], Any]) -> asyncio.Future[Any]:
+        """Runs `function(wal)` on the thread; the future gets its result, or its exception."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def run() -> None:
+            try:
+                result = function(self._wal)
+            except Exception as e:
+                self._report(_fail, future, e)
+            else:
+                self._report(_resolve, future, result)
+
+        self._queue.put(run)
+        return future
+
+    async def close(self) -> None:
+        """Writes what is queued, settles, ends the thread and closes the log."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        dirty = False
+        try:
+            while True:
+                try:
+                    item = self._queue.get(timeout=SETTLE_SECONDS) if dirty else self._queue.get()
+                except queue.Empty:
+                    self._idle()
+                    dirty = False
+                    continue
+                batch: list[Submission] = []
+                calls: list[Callable[[], None]] = []
+                ending = False
+                while True:
+                    if item is None:
+                        ending = True
+                    elif isinstance(item, Submission):
+                        batch.append(item)
+                    else:
+                        calls.append(item)
+                    try:
+                        item = self._queue.get_nowait()
+                    except queue.Empty:
+                        break
+                if batch:
+                    self._write(batch)
+                    dirty = True
+                for call in calls:
+                    call()
+                if ending:
+                    self._idle()
+                    self._wal.close()
+                    return
+        except BaseException as e:
+            self._report(self._on_failure, e)
+
+    def _write(self, batch: list[Submission]) -> None:
+        frames = [s.frame for s in batch]
+        while True:
+            began = time.perf_counter()
+            try:
+                written = self._wal.append(frames)
+            except OutOfSpace:
+                self._space(full=True)
+                time.sleep(NO_SPACE_SECONDS)
+                continue
+            self._space(full=False)
+            self._report(self._on_durable, Durable(batch, time.perf_counter() - began, written))
+            return
+
+    def _idle(self) -> None:
+        try:
+            self._wal.settle()
+            self._wal.prepare()
+        except OutOfSpace:
+            self._space(full=True)
+        else:
+            self._space(full=False)
+
+    def _space(self, *, full: bool) -> None:
+        if full != self._full:
+            self._full = full
+            self._report(self._on_space, full)
+
+    def _report(self, function: Callable[..., None], *args: Any) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *args)
+
+
+def _resolve(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
