@@ -1,7 +1,7 @@
 """One LMDB environment: one file that is the whole replicated state of a member.
 
 Four rules of this module:
-* one write transaction at a time, an ApplyJob or a slice of maintenance, always on the thread that opened the file;
+* one write transaction at a time, an ApplyJob or a slice of maintenance, begun and ended on the same thread;
 * no read transaction outlives a turn of the loop, the snapshot copy apart (rule 25): `reader()` is for a `with`
   without an `await` in it;
 * what the properties say is what was last committed, never what a job is about to do (rule 24);
@@ -152,6 +152,11 @@ class Environment:
     @property
     def revision(self) -> int:
         return self._head.revision
+
+    @property
+    def idempotency_records(self) -> int:
+        """How many there are, of at most records.MAX_RECORDS (rule 33)."""
+        return self.position.records
 
     @property
     def state_hash(self) -> str:
