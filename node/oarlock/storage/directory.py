@@ -1,0 +1,234 @@
+"""A member's data directory: who it is, that nobody else uses it, and how its last process ended.
+
+    LOCK  identity  boot  clean-stop  ballast  wal/  snapshots/  state/  quarantine-1/ ...
+
+Rules of this module: one process at a time; data without an identity is never adopted, and an identity that was wiped
+comes back as another incarnation (pitfall D15); data leaves by quarantine only, never by deletion; the clean-stop
+marker counts once (rule 21).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from oarlock.storage.ballast import Ballast
+from oarlock.storage.errors import Corrupt, DirectoryInUse, IdentityMismatch, StorageError
+from oarlock.storage.files import FileSystem, RealFiles, read_file, replace_file
+from oarlock.storage.identity import (
+    INCARNATION_DIGITS,
+    Identity,
+    ResetRecord,
+    check_name,
+    decode_identity,
+    encode_identity,
+)
+
+RestartKind: TypeAlias = Literal["clean", "same_boot", "unknown"]
+_DATA = ("wal", "snapshots", "state")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_RESETS_KEPT = 16
+
+
+def random_incarnation() -> str:
+    return secrets.token_hex(INCARNATION_DIGITS // 2)
+
+
+def read_boot_id() -> str:
+    """The kernel's id of this boot, "" where there is none: then no two boots are taken for the same."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+class DataDirectory:
+    """Made by `open`, which see for what is raised."""
+
+    def __init__(
+        self,
+        path: Path,
+        files: FileSystem,
+        lock: int,
+        identity: Identity,
+        restart_kind: RestartKind,
+        new_incarnation: Callable[[], str],
+    ) -> None:
+        self.path = path
+        self.files = files
+        self.ballast = Ballast(path / "ballast", files)
+        self._lock = lock
+        self._identity = identity
+        self._restart_kind: RestartKind = restart_kind
+        self._new_incarnation = new_incarnation
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        name: str,
+        files: FileSystem | None = None,
+        *,
+        new_incarnation: Callable[[], str] = random_incarnation,
+        boot_id: Callable[[], str] = read_boot_id,
+    ) -> DataDirectory:
+        """Take the directory for this process; an absent or empty one becomes a new incarnation of `name`.
+
+        Raises DirectoryInUse, IdentityMismatch, NewerFormat, Corrupt, ValueError (a bad name), OSError.
+        """
+        check_name(name)
+        files = files or RealFiles()
+        _make_directories(path, files)
+        try:
+            lock = files.lock(path / "LOCK")
+        except BlockingIOError:
+            raise DirectoryInUse(f"{path} is in use by another process") from None
+        try:
+            identity = _load_or_create(path, name, files, new_incarnation)
+            if identity.pending_quarantine is not None:
+                identity = _finish_quarantine(path, files, identity)
+            kind = _restart_kind(path, files, boot_id())
+        except BaseException:
+            files.close(lock)
+            raise
+        return cls(path, files, lock, identity, kind, new_incarnation)
+
+    @property
+    def identity(self) -> Identity:
+        return self._identity
+
+    @property
+    def wal(self) -> Path:
+        return self.path / "wal"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state"
+
+    def save(self, identity: Identity) -> None:
+        """Replace the identity, atomically and durably. Raises ValueError for another node's, OSError."""
+        if (identity.name, identity.node_id) != (self._identity.name, self._identity.node_id):
+            raise ValueError("a node id changes by quarantine only")
+        replace_file(self.files, self.path / "identity", encode_identity(identity))
+        self._identity = identity
+
+    def restart_kind(self) -> RestartKind:
+        """How the last process ended, as far as this machine can know (rule 21), found when the directory was opened.
+
+        clean: it marked a clean stop. same_boot: it did not, but the machine has not restarted since it began, so what
+        it wrote is in the page cache at least. unknown: neither, or the directory is new.
+        """
+        return self._restart_kind
+
+    def mark_clean_stop(self) -> None:
+        """The last thing a clean stop does, after everything is synced. The next `open` consumes it. Raises OSError."""
+        replace_file(self.files, self.path / "clean-stop", b"")
+
+    def quarantine(self, request_id: str = "") -> Path:
+        """Put all data aside and become a new incarnation that belongs to no cluster; where the old data is now.
+
+        The log and the environment must be closed. With `request_id` the reset is recorded in the new identity.
+        Crash-safe: the old id is gone for good before the first file moves, and the next `open` moves what is left.
+        Raises OSError.
+        """
+        old = self._identity
+        number = 1 + max((int(name.rpartition("-")[2]) for name in self._quarantines()), default=0)
+        target = self.path / f"quarantine-{number}"
+        self.files.mkdir(target)
+        replace_file(self.files, target / "identity", encode_identity(old))
+        self.files.sync_directory(self.path)
+        node_id = f"{old.name}-{self._new_incarnation()}"
+        record = (ResetRecord(request_id, old.node_id, node_id, target.name),) if request_id else ()
+        fresh = Identity(
+            name=old.name,
+            node_id=node_id,
+            pod_uid=old.pod_uid,
+            volume_uid=old.volume_uid,
+            reset_requests=(*old.reset_requests, *record)[-_RESETS_KEPT:],
+            pending_quarantine=target.name,
+        )
+        replace_file(self.files, self.path / "identity", encode_identity(fresh))
+        self._identity = fresh
+        self._identity = _finish_quarantine(self.path, self.files, fresh)
+        self._restart_kind = "unknown"
+        return target
+
+    def free_bytes(self) -> int:
+        """Space that this member may still use."""
+        return self.files.free_bytes(self.path)
+
+    def close(self) -> None:
+        """Give the directory up."""
+        if self._lock >= 0:
+            self.files.close(self._lock)
+            self._lock = -1
+
+    def _quarantines(self) -> list[str]:
+        names = self.files.listdir(self.path)
+        return [name for name in names if name.startswith("quarantine-") and name[11:].isdigit()]
+
+
+def _make_directories(path: Path, files: FileSystem) -> None:
+    missing = []
+    while not files.exists(path):
+        missing.append(path)
+        path = path.parent
+    for new in reversed(missing):
+        files.mkdir(new)
+        files.sync_directory(new.parent)
+
+
+def _load_or_create(path: Path, name: str, files: FileSystem, new_incarnation: Callable[[], str]) -> Identity:
+    file = path / "identity"
+    if not files.exists(file):
+        if orphans := [part for part in _DATA if files.exists(path / part)]:
+            raise Corrupt(f"{path} holds {', '.join(orphans)} but no identity; it cannot be told whose data that is")
+        identity = Identity(name=name, node_id=f"{name}-{new_incarnation()}")
+        replace_file(files, file, encode_identity(identity))
+        return identity
+    identity = decode_identity(read_file(files, file))
+    if identity.name != name:
+        raise IdentityMismatch(f"{path} belongs to the member {identity.name!r}, not to {name!r}")
+    if identity.node_id.rpartition("-")[0] != name:
+        raise Corrupt(f"{path}: the node id {identity.node_id!r} is not one of {name!r}")
+    return identity
+
+
+def _finish_quarantine(path: Path, files: FileSystem, identity: Identity) -> Identity:
+    if identity.pending_quarantine is None:
+        raise StorageError("no quarantine is pending")
+    target = path / identity.pending_quarantine
+    for part in _DATA:
+        if files.exists(path / part):
+            files.rename(path / part, target / part)
+    files.sync_directory(target)
+    files.sync_directory(path)
+    done = msgspec.structs.replace(identity, pending_quarantine=None)
+    replace_file(files, path / "identity", encode_identity(done))
+    return done
+
+
+def _restart_kind(path: Path, files: FileSystem, boot_id: str) -> RestartKind:
+    """Consume the marker, and note this boot; both durable before anything else is written."""
+    clean, boot = path / "clean-stop", path / "boot"
+    kind: RestartKind = "unknown"
+    if boot_id:
+        with contextlib.suppress(FileNotFoundError):
+            if read_file(files, boot) == boot_id.encode():
+                kind = "same_boot"
+    if files.exists(clean):
+        kind = "clean"
+        files.unlink(clean)
+        files.sync_directory(path)
+    if kind != "same_boot":
+        replace_file(files, boot, boot_id.encode())
+    return kind
