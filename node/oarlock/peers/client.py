@@ -1,4 +1,4 @@
-"""Opening a peer: one HTTP client for the process, the addresses to try, and what a refusal says.
+"""Opening a peer: the addresses to try, the two ways to ask, and what a refusal says.
 
 Rules of this module:
 * Every request carries the bearer token and a hello, and goes to the member itself: no proxy, no redirect.
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import httpx
 import msgspec
 
 from oarlock.peers.hello import HEADER_NAME, BadHello, Hello, decode_hello, encode_hello, split_url
+from oarlock.peers.stream_client import StreamBroken, StreamConnection, connect
 from oarlock.raft.types import NodeId
 
 _MAX_REFUSAL_BYTES = 8192
@@ -41,6 +42,8 @@ class Address:
     """Where to connect, and whom to ask for there: the name in `host` is also what TLS verifies."""
 
     base_url: str
+    connect_to: str  # an IP or a name
+    port: int
     host: str  # value of the Host header
     name: str  # for TLS
 
@@ -51,11 +54,11 @@ def addresses(peer_url: str, ip: str) -> list[Address]:
     scheme, host, port = split_url(peer_url)
     quoted = f"[{host}]" if ":" in host else host
     authority = f"{quoted}:{port}"
-    by_name = Address(f"{scheme}://{authority}", authority, host)
+    by_name = Address(f"{scheme}://{authority}", host, port, authority, host)
     if not ip or ip == host:
         return [by_name]
     quoted_ip = f"[{ip}]" if ":" in ip else ip
-    return [Address(f"{scheme}://{quoted_ip}:{port}", authority, host), by_name]
+    return [Address(f"{scheme}://{quoted_ip}:{port}", ip, port, authority, host), by_name]
 
 
 class _Problem(msgspec.Struct):
@@ -68,8 +71,9 @@ class PeerClient:
 
     def __init__(self, token: str, tls: ssl.SSLContext | None = None) -> None:
         self._authorization = f"Bearer {token}"
+        self._tls = tls if tls is not None else ssl.create_default_context()
         self._http = httpx.AsyncClient(
-            verify=tls if tls is not None else True,
+            verify=self._tls,
             trust_env=False,
             follow_redirects=False,
             timeout=None,  # each caller has a time-out of its own around the whole opening
@@ -78,6 +82,40 @@ class PeerClient:
 
     async def close(self) -> None:
         await self._http.aclose()
+
+    @asynccontextmanager
+    async def open_stream(
+        self, address: Address, path: str, hello: Hello
+    ) -> AsyncIterator[tuple[StreamConnection, Hello]]:
+        """A response without an end, its headers read, and the answering member's hello.
+
+        Raises OpeningRefused and PeerUnreachable.
+        """
+        request = b"GET %s HTTP/1.1\r\nhost: %s\r\nauthorization: %s\r\n%s: %s\r\n\r\n" % (
+            path.encode(),
+            address.host.encode(),
+            self._authorization.encode(),
+            HEADER_NAME.encode(),
+            encode_hello(hello),
+        )
+        tls = self._tls if address.base_url.startswith("https:") else None
+        try:
+            connection = await connect(address.connect_to, address.port, request, tls, address.name)
+        except OSError as error:
+            raise PeerUnreachable(f"{address.base_url}: {error}") from error
+        try:
+            try:
+                await connection.head()
+            except StreamBroken as error:
+                raise PeerUnreachable(f"{address.base_url}: {error}") from error
+            answer = _decode_answer(connection.headers.get(HEADER_NAME.encode()))
+            if connection.status != 200:
+                raise await _stream_refusal(connection, answer)
+            if answer is None:
+                raise PeerUnreachable(f"{address.base_url}: no hello in the answer; not a member's peer port")
+            yield connection, answer
+        finally:
+            connection.close()
 
     @asynccontextmanager
     async def open(
@@ -104,7 +142,7 @@ class PeerClient:
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise PeerUnreachable(f"{address.base_url}: {type(error).__name__} {error}".rstrip()) from error
         try:
-            answer = _answering_hello(response)
+            answer = _decode_answer(response.headers.get(HEADER_NAME, "").encode("utf-8", "replace"))
             if response.status_code not in (200, 206):
                 raise await _refusal(response, answer)
             if answer is None:
@@ -131,24 +169,39 @@ def removed_by(asked: Hello, refusal: OpeningRefused) -> NodeId | None:
     return hello.node_id
 
 
-def _answering_hello(response: httpx.Response) -> Hello | None:
-    value = response.headers.get(HEADER_NAME)
-    if value is None:
-        return None
+def _decode_answer(value: bytes | None) -> Hello | None:
     try:
-        return decode_hello(value.encode("utf-8", "replace"))
+        return decode_hello(value) if value else None
     except BadHello:
         return None
 
 
 async def _refusal(response: httpx.Response, hello: Hello | None) -> OpeningRefused:
-    body = b""
-    try:
+    body = bytearray()
+    with suppress(httpx.HTTPError):  # a body that breaks off takes the explanation, not the refusal
         async for piece in response.aiter_raw():
             body += piece
             if len(body) > _MAX_REFUSAL_BYTES:
                 break
+    return _refused(response.status_code, bytes(body), hello)
+
+
+async def _stream_refusal(connection: StreamConnection, hello: Hello | None) -> OpeningRefused:
+    body = bytearray()
+
+    def keep(piece: bytes) -> None:
+        body.extend(piece)
+        if len(body) > _MAX_REFUSAL_BYTES:
+            raise StreamBroken("a refusal that long explains nothing")
+
+    with suppress(StreamBroken):
+        await connection.read(keep)
+    return _refused(connection.status, bytes(body), hello)
+
+
+def _refused(status: int, body: bytes, hello: Hello | None) -> OpeningRefused:
+    try:
         problem = msgspec.json.decode(body, type=_Problem)
-    except (httpx.HTTPError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         problem = _Problem()
-    return OpeningRefused(response.status_code, problem.code or f"http_{response.status_code}", problem.detail, hello)
+    return OpeningRefused(status, problem.code or f"http_{status}", problem.detail, hello)

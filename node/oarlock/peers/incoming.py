@@ -12,13 +12,12 @@ import asyncio
 from random import Random
 from typing import Protocol
 
-import httpx
-
 from oarlock.peers.client import Address, OpeningRefused, PeerClient, PeerUnreachable, check_answer, removed_by
 from oarlock.peers.frames import FrameError, FrameReader
-from oarlock.peers.hello import Hello, HelloKind
+from oarlock.peers.hello import Hello, HelloKind, Verdict
 from oarlock.peers.messages import PeerMessage, StreamKind, Undecodable, decode_message, kind_of
 from oarlock.peers.options import PeerCounters, PeerOptions
+from oarlock.peers.stream_client import StreamBroken
 from oarlock.raft.types import NodeId
 
 
@@ -35,6 +34,7 @@ class LinkOwner(Protocol):
     def deliver(self, message: PeerMessage) -> None: ...
     def heard_hello(self, hello: Hello) -> None: ...
     def told_removed(self, by: NodeId) -> None: ...
+    def told_stale(self, by: NodeId) -> None: ...
 
 
 class Link:
@@ -46,6 +46,7 @@ class Link:
         self.connected = False
         self.last_failure = ""  # for status: why there is no stream
         self._owner = owner
+        self._reader = FrameReader()
         self._heard = False
         self._quiet_ticks = 0
         self._silence: asyncio.Timeout | None = None
@@ -115,6 +116,8 @@ class Link:
                 by = removed_by(hello, refusal)
                 if by is not None:
                     self._owner.told_removed(by)
+                elif refusal.code == Verdict.WRONG_CLUSTER:
+                    self._owner.told_stale(self.peer)
             except PeerUnreachable as error:
                 self.last_failure = str(error)
                 self._owner.counters.dial_failures += 1
@@ -127,15 +130,12 @@ class Link:
         try:
             async with (
                 timeout,
-                self._owner.client.open(address, f"/raft/stream?kind={self.kind}", hello) as (
-                    response,
-                    answer,
-                ),
+                self._owner.client.open_stream(address, f"/raft/stream?kind={self.kind}", hello) as (stream, answer),
             ):
                 check_answer(hello, answer)
                 opened = True
                 self._opened(timeout, answer)
-                await self._read(response)
+                await stream.read(self._take_chunk)
                 self.last_failure = "the peer ended the stream"
         except TimeoutError:
             if not opened:
@@ -145,8 +145,8 @@ class Link:
         except FrameError as error:
             self._owner.counters.rejected[error.code] += 1
             self.last_failure = str(error)
-        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-            self.last_failure = f"the stream broke: {type(error).__name__} {error}".rstrip()
+        except StreamBroken as error:
+            self.last_failure = f"the stream broke: {error}"
         finally:
             self.connected = False
             self._silence = None
@@ -155,6 +155,7 @@ class Link:
     def _opened(self, timeout: asyncio.Timeout, answer: Hello) -> None:
         timeout.reschedule(None)  # from here on tick() decides
         self._silence = timeout
+        self._reader = FrameReader()
         self._heard = True
         self._quiet_ticks = 0
         self.connected = True
@@ -162,14 +163,12 @@ class Link:
         self._owner.counters.streams_opened += 1
         self._owner.heard_hello(answer)
 
-    async def _read(self, response: httpx.Response) -> None:
-        reader = FrameReader()
-        counters = self._owner.counters
-        async for chunk in response.aiter_raw():
-            self._heard = True
-            counters.bytes_received += len(chunk)
-            for payload in reader.feed(chunk):
-                self._take(payload, counters)
+    def _take_chunk(self, chunk: bytes) -> None:
+        """In the turn of the loop in which it arrived. Raises FrameError."""
+        self._heard = True
+        self._owner.counters.bytes_received += len(chunk)
+        for payload in self._reader.feed(chunk):
+            self._take(payload, self._owner.counters)
 
     def _take(self, payload: bytes, counters: PeerCounters) -> None:
         counters.frames_received += 1

@@ -71,6 +71,7 @@ class Transport:
     * `on_connected(id)`/`on_disconnected(id)`: both our streams to it are open / one of them has gone.
     * `on_hello(hello)`: every acceptable hello, of openers and of those we open (its cluster version counts, rule 34).
     * `on_removed(by)`: a member of our own cluster says that our id is tombstoned (rule 10).
+    * `on_stale(by)`: a member of our configuration answered that it belongs to another cluster.
     * `snapshot_file(digest)`: a finished file to serve. `on_snapshot_progress(id, digest)`: some of it was sent.
     """
 
@@ -85,6 +86,7 @@ class Transport:
         on_disconnected: Callable[[NodeId], None] = _nothing,
         on_hello: Callable[[Hello], None] = _nothing,
         on_removed: Callable[[NodeId], None] = _nothing,
+        on_stale: Callable[[NodeId], None] = _nothing,
         snapshot_file: Callable[[str], Path | None] = lambda _: None,
         on_snapshot_progress: Callable[[NodeId, str], None] = _nothing,
         options: PeerOptions | None = None,
@@ -104,6 +106,7 @@ class Transport:
         self.snapshot_progress = on_snapshot_progress
         self.heard_hello = on_hello
         self.told_removed = on_removed
+        self.told_stale = on_stale
         self._on_message = on_message
         self._judge = judge
         self._on_connected = on_connected
@@ -171,6 +174,20 @@ class Transport:
         """Are both our streams to it open?"""
         peer = self._peers.get(node_id)
         return peer is not None and peer.path_open
+
+    def url_of(self, node_id: NodeId) -> str | None:
+        """Where we would call this peer, as a configuration or its own hello says."""
+        peer = self._peers.get(node_id)
+        return peer.peer_url if peer is not None else None
+
+    def drop_all(self) -> None:
+        """End every stream and forget every peer: this member is about to be another (reset)."""
+        for peer in list(self._peers.values()):
+            peer.configured = False
+            for outbox in list(peer.outboxes.values()):
+                outbox.close()
+            self._stop_links(peer)
+        self._peers.clear()
 
     def statuses(self) -> list[PeerStatus]:
         return [
