@@ -21,7 +21,6 @@ from oarlock.api.limits import Limits
 from oarlock.api.problems import ApiError
 from oarlock.api.status import status_answer
 from oarlock.raft.types import Member
-from oarlock.runtime import admin
 from oarlock.runtime.node import Node
 from oarlock.wire.admin import (
     BarrierAnswer,
@@ -74,12 +73,12 @@ def admin_app(node: Node, limits: Limits) -> FastAPI:
     @app.get("/admin/status", response_model=StatusAnswer, dependencies=[no_parameters])
     async def status() -> Response:
         """Served in every state."""
-        return json_response(status_answer(node.status()))
+        return json_response(status_answer(node.status(), node.settings))
 
     @app.post("/admin/bootstrap", response_model=BootstrapAnswer, dependencies=[no_parameters])
     async def bootstrap(request: BootstrapRequest) -> Response:
         """Only from Idle; the same request gets the same answer, another one 409."""
-        cluster_id = await admin.bootstrap(node, request.request_id, request.cluster_id, request.min_voters)
+        cluster_id = await node.bootstrap(request.request_id, request.cluster_id, request.min_voters)
         return json_response(BootstrapAnswer(cluster_id=cluster_id, node_id=node.node_id))
 
     @app.put("/admin/configuration", response_model=ConfigurationAnswer, dependencies=[timeout_only])
@@ -88,23 +87,21 @@ def admin_app(node: Node, limits: Limits) -> FastAPI:
         seconds = timeout_seconds or limits.admin_seconds
         voters = [_member(m) for m in request.voters]
         learners = [_member(m) for m in request.learners]
-        change = admin.change_configuration(node, voters, learners, request.if_config, seconds)
+        change = node.change_configuration(voters, learners, request.if_config, seconds)
         return json_response(ConfigurationAnswer(id=await _bounded(change, seconds, "the change of configuration")))
 
     @app.post("/admin/transfer", response_model=TransferAnswer, dependencies=[timeout_only])
     async def transfer(request: TransferRequest, timeout_seconds: Timeout = None) -> Response:
         """Leader only. Answers who leads afterwards."""
         seconds = timeout_seconds or limits.admin_seconds
-        leader, term = await _bounded(
-            admin.transfer(node, request.target, seconds), seconds, "the transfer of leadership"
-        )
+        leader, term = await _bounded(node.transfer(request.target, seconds), seconds, "the transfer of leadership")
         return json_response(TransferAnswer(leader=leader, term=term))
 
     @app.get("/admin/barrier", response_model=BarrierAnswer, dependencies=[timeout_only])
     async def barrier(timeout_seconds: Timeout = None) -> Response:
         """A linearizable no-op: it answers only with a majority."""
         seconds = timeout_seconds or limits.request_seconds
-        index, term = await _bounded(admin.barrier(node, seconds), seconds, "the barrier", changes=False)
+        index, term = await _bounded(node.barrier(seconds), seconds, "the barrier", changes=False)
         return json_response(BarrierAnswer(index=index, term=term))
 
     @app.post("/admin/snapshot", response_model=SnapshotAnswer, dependencies=[no_parameters])
@@ -117,13 +114,13 @@ def admin_app(node: Node, limits: Limits) -> FastAPI:
     @app.post("/admin/reset", response_model=ResetAnswer, dependencies=[no_parameters])
     async def reset(request: ResetRequest) -> Response:
         """Renames the data to a quarantine and makes a new incarnation; nothing is deleted."""
-        node_id, quarantine = await admin.reset(node, request.request_id, request.node_id)
+        node_id, quarantine = await node.reset(request.request_id, request.node_id)
         return json_response(ResetAnswer(node_id=node_id, quarantine=str(quarantine)))
 
     @app.put("/admin/notes", status_code=204, dependencies=[no_parameters])
     async def notes(request: NotesRequest) -> Response:
         """Records what the operator knows about this member's place; `/admin/status` repeats it."""
-        node.record_notes(request.pod_uid, request.volume_uid)
+        await node.record_notes(request.pod_uid, request.volume_uid)
         return Response(status_code=204)
 
     return app

@@ -50,7 +50,7 @@ from oarlock.api.parsing import (
 from oarlock.api.problems import ApiError, Headers, bad_request, from_refused, timed_out
 from oarlock.kv import result_number
 from oarlock.machine import Result, Status
-from oarlock.runtime.errors import Refused
+from oarlock.runtime.errors import Refused, stopping
 from oarlock.runtime.node import Node
 
 logger = logging.getLogger("oarlock.api")
@@ -100,6 +100,8 @@ class KvApp:
         headers: dict[bytes, bytes] = {}
         error: ApiError
         try:
+            if self._node.stopping:
+                raise stopping()
             for name, value in scope["headers"]:
                 if name in _HEADERS:
                     if name in headers and name in _ONCE:

@@ -80,7 +80,7 @@ def _raft(node: Node, status: MemberStatus) -> Iterator[Metric]:
     yield _gauge("oarlock_member_ready", "1 if the ready probe succeeds", float(status.ready))
     yield _gauge("oarlock_raft_term", "The member's term", status.term)
     yield _one_hot("oarlock_raft_role", "1 for the member's role", "role", [r.value for r in Role], status.role)
-    core = node.core
+    core = node.engine.core if node.engine is not None else None
     changes, started, won = (core.leader_changes, core.elections_started, core.elections_won) if core else (0, 0, 0)
     yield _counter("oarlock_raft_leader_changes", "Changes of the leader this member knows", changes)
     yield _counter("oarlock_raft_elections_started", "Elections this member stood in", started)

@@ -14,6 +14,7 @@ from oarlock.api.http_counts import OTHER, HttpCounts
 from oarlock.api.metrics import CONTENT_TYPE, Exposition
 from oarlock.api.problems import ApiError, Headers
 from oarlock.runtime.node import Node
+from oarlock.runtime.status import state_of
 
 READY_SECONDS = 0.25  # how long an answer of the ready probe is kept
 
@@ -58,8 +59,8 @@ class OpsApp:
 
     def _readiness(self, now: float) -> tuple[int, bytes]:
         if now >= self._ready_until:
-            status = self._node.status()
-            line = status.state if not status.reason else f"{status.state}: {status.reason}"
-            self._ready = (200 if status.ready else 503, line.encode() + b"\n")
+            status, reason = state_of(self._node)
+            line = f"{status}: {reason}" if reason else status
+            self._ready = (200 if self._node.ready else 503, line.encode() + b"\n")
             self._ready_until = now + READY_SECONDS
         return self._ready

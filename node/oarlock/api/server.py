@@ -107,7 +107,7 @@ class Servers:
 
 def _server(app: App, limits: Limits, rejected: dict[str, int]) -> _Server:
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]  # uvicorn's ASGI types are narrower than the protocol
+        app,
         http=protocol_for(limits, rejected),
         ws="none",
         lifespan="off",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from oarlock import __version__
 from oarlock.raft.types import Member
+from oarlock.runtime.settings import NodeSettings
 from oarlock.runtime.status import MemberStatus
 from oarlock.wire.admin import (
     ConfigurationModel,
@@ -19,8 +20,8 @@ from oarlock.wire.admin import (
 from oarlock.wire.client import ClientStatusAnswer, ClusterAnswer, ClusterMember
 
 
-def status_answer(status: MemberStatus) -> StatusAnswer:
-    """For the operator: everything."""
+def status_answer(status: MemberStatus, settings: NodeSettings) -> StatusAnswer:
+    """For the operator: everything. `settings` has the addresses that this member advertises."""
     storage = status.storage
     return StatusAnswer(
         state=State(status.state),
@@ -29,6 +30,8 @@ def status_answer(status: MemberStatus) -> StatusAnswer:
         node_id=status.node_id,
         name=status.name,
         incarnation=status.incarnation,
+        peer_url=settings.peer_url,
+        client_url=settings.client_url,
         version=__version__,
         cluster_version=status.cluster_version,
         role=Role(status.role),

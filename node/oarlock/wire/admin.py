@@ -163,6 +163,8 @@ class StatusAnswer(_Answer):
     node_id: str
     name: str
     incarnation: str
+    peer_url: str = ""  # as this member advertises them: what to write into a configuration
+    client_url: str = ""
     version: str
     cluster_version: int
     role: Role
