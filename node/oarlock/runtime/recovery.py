@@ -56,10 +56,9 @@ def recover(directory: DataDirectory, machine: Machine, segment_bytes: int) -> R
 
 def _base(store: SnapshotStore, marker: SnapshotMeta | None, entries: tuple[Entry, ...]) -> SnapshotMeta | None:
     """The newest sound snapshot that the log continues; an older one if the newest is damaged (two are kept)."""
-    damaged = []
     for meta in reversed(store.metas()):
         if not store.verify(meta):
-            damaged.append(f"{meta.term}-{meta.index}")
+            store.set_aside(meta)
             continue
         if marker is not None and meta.index < marker.index:
             break  # the log restarts after a later one: this cannot be continued
@@ -68,7 +67,7 @@ def _base(store: SnapshotStore, marker: SnapshotMeta | None, entries: tuple[Entr
         return meta
     if marker is not None or (entries and entries[0].index > 1):
         needed = marker.index if marker is not None else entries[0].index - 1
-        what = f"damaged: {', '.join(damaged)}" if damaged else "none fits"
+        what = ", ".join(store.damaged()) or "none fits"
         raise Corrupt(f"the log begins after index {needed} and no sound snapshot reaches it ({what})")
     return None
 

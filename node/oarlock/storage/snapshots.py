@@ -4,17 +4,16 @@ Rules of this module: a snapshot has its name only once its file and its meta ar
 by numbers, never by the order of names (pitfall S11); a damaged one is set aside, never counted and never deleted in
 place of a sound one (pitfall S12); two are kept, and every pinned one (rule 19).
 
-Methods may be called from the loop's and from the snapshot thread; those that read or write whole files say so.
+Methods belong to one thread, the snapshot thread, and may block; but `pin`, `unpin` and `path` are for any thread and
+never wait for the disk.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -83,7 +82,7 @@ class SnapshotStore:
         self._directory = directory
         self._files = files
         self._pins: Counter[tuple[int, int]] = Counter()
-        self._guard = threading.RLock()
+        self._guard = threading.Lock()  # of the pins, and of the choice of what is deleted; never held over a sync
         if not files.exists(directory):
             files.mkdir(directory)
             files.sync_directory(directory.parent)
@@ -94,17 +93,16 @@ class SnapshotStore:
         Raises NewerFormat.
         """
         found = []
-        with self._guard:
-            for name in self._files.listdir(self._directory):
-                if match := _NAME.fullmatch(name):
-                    try:
-                        meta = decode_meta(read_file(self._files, self._directory / name / _META_FILE))
-                        if _order(meta) != (int(match[1]), int(match[2])):
-                            raise Corrupt(f"{name} holds the snapshot {meta.term}-{meta.index}")
-                    except (Corrupt, FileNotFoundError):
-                        self._set_aside(name)
-                        continue
-                    found.append(meta)
+        for name in self._files.listdir(self._directory):
+            if match := _NAME.fullmatch(name):
+                try:
+                    meta = decode_meta(read_file(self._files, self._directory / name / _META_FILE))
+                    if _order(meta) != (int(match[1]), int(match[2])):
+                        raise Corrupt(f"{name} holds the snapshot {meta.term}-{meta.index}")
+                except (Corrupt, FileNotFoundError):
+                    self._set_aside(name)
+                    continue
+                found.append(meta)
         return sorted(found, key=_order)
 
     def path(self, meta: SnapshotMeta) -> Path:
@@ -130,25 +128,24 @@ class SnapshotStore:
         home = self._home(meta)
         staged = path.parent
         try:
-            with self._guard:
-                present = next((have for have in self.metas() if _order(have) == _order(meta)), None)
-                if present is not None:
-                    if self.verify(present):
-                        remove_tree(self._files, staged)
-                        return present
-                    self._set_aside(home.name)
-                if self._files.exists(staged / _META_FILE):  # of a try that ran out of space
-                    self._files.unlink(staged / _META_FILE)
-                write_file(self._files, staged / _META_FILE, encode_meta(meta))
-                handle = self._files.open(path)
-                try:
-                    self._files.sync(handle)
-                finally:
-                    self._files.close(handle)
-                self._files.sync_directory(staged)
-                self._files.rename(staged, home)
-                self._files.sync_directory(self._directory)
-                self.prune()
+            present = next((have for have in self.metas() if _order(have) == _order(meta)), None)
+            if present is not None:
+                if self.verify(present):
+                    remove_tree(self._files, staged)
+                    return present
+                self._set_aside(home.name)
+            if self._files.exists(staged / _META_FILE):  # of a try that ran out of space
+                self._files.unlink(staged / _META_FILE)
+            write_file(self._files, staged / _META_FILE, encode_meta(meta))
+            handle = self._files.open(path)
+            try:
+                self._files.sync(handle)
+            finally:
+                self._files.close(handle)
+            self._files.sync_directory(staged)
+            self._files.rename(staged, home)
+            self._files.sync_directory(self._directory)
+            self.prune()
         except OSError as error:
             raise out_of_space(error, path) or WalFailed(f"cannot publish {home}: {error}") from error
         return meta
@@ -160,27 +157,13 @@ class SnapshotStore:
         except FileNotFoundError:
             return False
 
-    def latest_sound(self) -> SnapshotMeta | None:
-        """The newest snapshot whose file verifies; damaged ones on the way are set aside. Reads whole files."""
-        for meta in reversed(self.metas()):
-            if self.verify(meta):
-                return meta
-            with self._guard:
-                self._set_aside(self._home(meta).name)
-        return None
+    def set_aside(self, meta: SnapshotMeta) -> None:
+        """Count a snapshot whose file does not verify no longer."""
+        self._set_aside(self._home(meta).name)
 
     def damaged(self) -> list[str]:
         """Names of what was set aside; the files stay for a person to look at until the next `prune`."""
         return [name for name in self._files.listdir(self._directory) if name.startswith(_DAMAGED)]
-
-    @contextlib.contextmanager
-    def pinned(self, meta: SnapshotMeta) -> Iterator[Path]:
-        """The state file, kept from deletion meanwhile."""
-        self.pin(meta)
-        try:
-            yield self.path(meta)
-        finally:
-            self.unpin(meta)
 
     def pin(self, meta: SnapshotMeta) -> None:
         """Keep `meta` from deletion until as many `unpin`."""
@@ -194,21 +177,25 @@ class SnapshotStore:
 
     def prune(self) -> list[SnapshotMeta]:
         """Delete all but the newest two and the pinned ones, and say which; damaged ones too, if two others stay."""
+        metas = self.metas()
         with self._guard:
-            metas = self.metas()
             gone = [meta for meta in metas[:-KEPT] if self._pins[_order(meta)] <= 0]
-            for meta in gone:
-                self._discard(self._home(meta).name)
+            names = [self._home(meta).name for meta in gone]
             if len(metas) >= KEPT:
-                for name in self.damaged():
-                    self._discard(name)
-            return gone
+                names += self.damaged()
+            # Under a name that counts for nothing first: a crash half-way must not leave a snapshot without its file.
+            for name in names:
+                self._files.rename(self._directory / name, self._directory / f"{_PARTIAL}discarded-{name}")
+        if names:
+            self._files.sync_directory(self._directory)
+        for name in names:
+            remove_tree(self._files, self._directory / f"{_PARTIAL}discarded-{name}")
+        return gone
 
-    def discard_partial(self, keep: SnapshotMeta | None = None) -> None:
-        """Delete what unfinished copies and transfers left, but for the one of `keep`."""
-        kept = self.staging(keep).parent.name if keep is not None else None
+    def discard_partial(self) -> None:
+        """Delete what unfinished copies, transfers and deletions left. For a start: nothing may be under way."""
         for name in self._files.listdir(self._directory):
-            if name.startswith(_PARTIAL) and name != kept:
+            if name.startswith(_PARTIAL):
                 remove_tree(self._files, self._directory / name)
 
     def _home(self, meta: SnapshotMeta) -> Path:
@@ -220,12 +207,3 @@ class SnapshotStore:
             remove_tree(self._files, target)
         self._files.rename(self._directory / name, target)
         self._files.sync_directory(self._directory)
-
-    def _discard(self, name: str) -> None:
-        # Under a name that counts for nothing first: a crash half-way must not leave a snapshot without its file.
-        doomed = self._directory / f"{_PARTIAL}discarded-{name}"
-        if self._files.exists(doomed):
-            remove_tree(self._files, doomed)
-        self._files.rename(self._directory / name, doomed)
-        self._files.sync_directory(self._directory)
-        remove_tree(self._files, doomed)
