@@ -1,0 +1,91 @@
+"""Act: the only writer. One function per action, each with a precondition that makes a stale plan harmless.
+
+| act | precondition |
+|---|---|
+| write the latch | resourceVersion of the cluster object |
+| bootstrap | the member: only from Idle, same request, same answer |
+| configure | `if_config`: the Raft log serialises, not we |
+| reset | the member: its own id, which the configuration lacks |
+| delete a volume or a child | uid and resourceVersion |
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from oarlock.wire.admin import BootstrapRequest, ConfigurationRequest, NotesRequest, ResetRequest, TransferRequest
+
+from . import names
+from .actions import Action, Bootstrap, Configure, DeleteVolume, Note, Reset, Transfer, WriteLatch
+from .ensure import Apply, DeleteChild, MakeSecret, Step
+from .kube import Kube, KubeError
+from .members import Members
+from .resources.secret import secret
+from .world import Cluster, World
+
+
+async def make(step: Step, world: World, kube: Kube) -> str:
+    """Bring one child to what it shall be; says what was done. Raises KubeError."""
+    if isinstance(step, Apply):
+        await kube.apply(step.manifest)
+        return f"applied {step.manifest['kind']}/{step.manifest['metadata']['name']}"
+    if isinstance(step, DeleteChild):
+        await kube.delete(step.manifest)
+        return f"deleted {step.manifest['kind']}/{step.manifest['metadata']['name']}"
+    assert isinstance(step, MakeSecret)
+    try:
+        await kube.create(secret(world.cluster, secrets.token_urlsafe(32)))
+    except KubeError as error:
+        if error.status != 409:  # somebody made it meanwhile: the next pass reads it
+            raise
+    return f"made Secret/{names.admin_secret(world.cluster.name)}"
+
+
+async def act(action: Action, world: World, kube: Kube, members: Members) -> str:
+    """Do it; says what was done, as a sentence without a full stop. Raises KubeError and MemberError."""
+    token = world.token
+    match action:
+        case WriteLatch():
+            await _latch(action, world.cluster, kube)
+            return action.why
+        case Bootstrap(pod=pod, latch=latch):
+            request = BootstrapRequest(
+                request_id=latch.request_id, cluster_id=latch.requested_cluster_id, min_voters=latch.min_voters
+            )
+            answer = await members.bootstrap(pod.ip, token, request)
+            return f"{pod.name} founded cluster {answer.cluster_id}"
+        case Note(pod=pod, volume_uid=volume_uid):
+            await members.notes(pod.ip, token, NotesRequest(pod_uid=pod.uid, volume_uid=volume_uid))
+            return f"told {pod.name} its pod and volume"
+        case Reset(pod=pod, node_id=node_id, why=why):
+            request_ = ResetRequest(request_id=f"reset.{node_id}", node_id=node_id)
+            reset = await members.reset(pod.ip, token, request_)
+            return f"{pod.name} put its data into quarantine ({reset.quarantine}): {why}"
+        case Configure():
+            change = ConfigurationRequest(
+                voters=list(action.voters), learners=list(action.learners), if_config=action.if_config
+            )
+            await members.configure(action.leader.ip, token, change)
+            return f"changed the membership: {action.why}"
+        case Transfer(leader=leader, target=target, why=why):
+            await members.transfer(leader.ip, token, TransferRequest(target=target))
+            return f"moved the leadership to {target}: {why}"
+        case DeleteVolume(volume=volume, why=why):
+            await kube.delete({**volume.manifest, "apiVersion": "v1", "kind": "PersistentVolumeClaim"})
+            return f"deleted the volume claim {volume.name}: {why}"
+
+
+async def _latch(action: WriteLatch, cluster: Cluster, kube: Kube) -> None:
+    """Written under its own field manager, so that no status write can ever take it away."""
+    manifest = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {
+            "name": cluster.name,
+            "namespace": cluster.namespace,
+            "uid": cluster.uid,
+            "resourceVersion": action.resource_version,
+        },
+        "status": {"bootstrap": action.latch.model_dump(by_alias=True)},
+    }
+    await kube.apply(manifest, manager=names.LATCH_MANAGER, subresource="status")

@@ -1,0 +1,77 @@
+"""`RaftCluster.status`: what was last seen. Nothing here moves with every write; such numbers are metrics.
+
+`bootstrap` is the one decision that is kept here rather than seen: a latch, written under its own field manager
+with the resourceVersion it was decided on, and read back before the act it permits.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .base import Model
+
+
+class CatchUp(StrEnum):
+    CAUGHT_UP = "CaughtUp"
+    BEHIND = "Behind"
+    SNAPSHOTTING = "Snapshotting"
+    UNKNOWN = "Unknown"
+
+
+class MemberStatus(Model):
+    node_id: str = Field(description="Identity of the member: its name and the incarnation of its disk.")
+    pod: str = Field(description="Name of its pod, as the member recorded it.")
+    suffrage: str = Field(description="Voter, Learner or Outgoing (leaving by a change that is not committed).")
+    role: str = Field(description="leader, follower, candidate, pre-candidate; empty when it does not answer.")
+    state: str = Field(description="What the member says it is, or Unreachable.")
+    catch_up: CatchUp = Field(default=CatchUp.UNKNOWN, description="How far its log is, as the leader sees it.")
+    version: str = Field(default="", description="Version of the program it runs.")
+
+
+class BootstrapStatus(Model):
+    seed: str = Field(description="Pod that founds (or founded) the cluster.")
+    node_id: str = Field(description="Identity of the seed's disk when it was chosen.")
+    request_id: str = Field(default="", description="Identity of the request; a repeat of it is not a second founding.")
+    requested_cluster_id: str = Field(default="", description="Cluster id that was asked for.")
+    min_voters: int = Field(
+        default=1, description="Writes are refused until the configuration has had this many voters."
+    )
+    cluster_id: str = Field(default="", description="Effective cluster id; set once the seed leads. Empty until then.")
+    adopted: bool = Field(default=False, description="True when the cluster existed before this object.")
+
+
+class Condition(Model):
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+    message: Annotated[str, Field(max_length=32768)]
+    observed_generation: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+_MAP_BY_TYPE = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+_MAP_BY_NODE = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["nodeID"]}
+
+
+class Status(Model):
+    observed_generation: Annotated[
+        int, Field(ge=0, description="Generation of spec this describes.", json_schema_extra={"format": "int64"})
+    ] = 0
+    selector: str = Field(default="", description="Label selector of the members' pods, for the scale subresource.")
+    replicas: Annotated[int, Field(description="Voters in the committed configuration.")] = 0
+    ready_replicas: Annotated[int, Field(description="Members whose pod is Ready.")] = 0
+    version: str = Field(default="", description="The lowest version that a voter runs.")
+    cluster_id: str = Field(default="", description="Effective cluster id.")
+    leader: str = Field(default="", description="Pod of the leader.")
+    term: Annotated[int, Field(description="Term of the leader.", json_schema_extra={"format": "int64"})] = 0
+    bootstrap: Annotated[BootstrapStatus | None, Field(description="How the cluster was founded; a latch.")] = None
+    members: Annotated[
+        tuple[MemberStatus, ...], Field(max_length=32, description="Who takes part.", json_schema_extra=_MAP_BY_NODE)
+    ] = ()
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(max_length=16, description="Available, Progressing, Degraded.", json_schema_extra=_MAP_BY_TYPE),
+    ] = ()

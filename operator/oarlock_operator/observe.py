@@ -1,0 +1,144 @@
+"""Observe: live reads of one cluster, and the question to each member. The only reader of Kubernetes and members.
+
+Rules: nothing is decided here; an answer counts only if it comes from the very pod that was asked (name and uid), so
+that an address which moved to another pod is never mistaken for the old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from typing import Any
+
+from oarlock.wire.admin import Role
+
+from . import names
+from .api.spec import Spec
+from .api.status import Status
+from .kube import Kube, Manifest
+from .members import MemberError, Members
+from .world import Barrier, Cluster, Pod, Seen, Volume, World
+
+CHILDREN: tuple[tuple[str, str, Callable[[str], str]], ...] = (
+    ("v1", "Secret", names.admin_secret),
+    ("v1", "Service", names.peers_service),
+    ("v1", "Service", str),
+    ("apps/v1", "StatefulSet", str),
+    ("policy/v1", "PodDisruptionBudget", str),
+)
+
+
+async def objects(kube: Kube, namespace: str, name: str) -> World | None:
+    """The cluster and its children, read live. None when there is no such cluster. Raises KubeError."""
+    raw = await kube.get(names.API_VERSION, names.KIND, namespace, name)
+    if raw is None:
+        return None
+    (pods, claims), found = await asyncio.gather(
+        asyncio.gather(
+            kube.list("v1", "Pod", namespace, f"{names.CLUSTER_LABEL}={name}"),
+            kube.list("v1", "PersistentVolumeClaim", namespace),
+        ),
+        asyncio.gather(*(kube.get(api, kind, namespace, naming(name)) for api, kind, naming in CHILDREN)),
+    )
+    children = {f"{kind}/{naming(name)}": child for (_, kind, naming), child in zip(CHILDREN, found, strict=True)}
+    present = {key: child for key, child in children.items() if child is not None}
+    secret = present.get(f"Secret/{names.admin_secret(name)}", {})
+    return World(
+        cluster=cluster(raw),
+        statefulset=present.get(f"StatefulSet/{name}"),
+        children=present,
+        pods=tuple(sorted(filter(None, (pod(name, item) for item in pods)), key=lambda p: p.ordinal)),
+        volumes=tuple(sorted(filter(None, (volume(name, item) for item in claims)), key=lambda v: v.ordinal)),
+        token=base64.b64decode(secret.get("data", {}).get("token", "")).decode(),
+    )
+
+
+async def members(members: Members, world: World) -> World:
+    """The same world with what each member answers now, and the barrier of its leader. Never raises for a member."""
+
+    async def ask(pod: Pod) -> Seen:
+        if not pod.ip:
+            return Seen(pod, None, pod.why or "its pod has no address yet")
+        try:
+            status = await members.status(pod.ip, world.token)
+        except MemberError as error:
+            return Seen(pod, None, pod.why or error.why)
+        if status.name != pod.name or status.pod_uid != pod.uid:
+            return Seen(pod, None, f"{status.name} with pod uid {status.pod_uid} answers at its address")
+        return Seen(pod, status)
+
+    seen = tuple(await asyncio.gather(*(ask(pod) for pod in world.pods)))
+    leading = [one for one in seen if one.status is not None and one.status.role is Role.LEADER]
+    barrier = None
+    if leading:
+        leader = max(leading, key=lambda one: one.status.term if one.status else 0)
+        assert leader.status is not None
+        try:
+            answer = await members.barrier(leader.pod.ip, world.token)
+            # The same term before and after: it was the leader when it told us its configuration.
+            if answer.term == leader.status.term:
+                barrier = Barrier(leader.status.node_id, answer.term)
+        except MemberError:
+            pass  # no barrier: the diagnosis says that there is no leader
+    return world.with_members(seen, barrier)
+
+
+def cluster(raw: Manifest) -> Cluster:
+    meta = raw["metadata"]
+    return Cluster(
+        name=meta["name"],
+        namespace=meta["namespace"],
+        uid=meta["uid"],
+        generation=meta["generation"],
+        resource_version=meta["resourceVersion"],
+        spec=Spec.model_validate(raw.get("spec", {})),
+        status=Status.model_validate(raw.get("status", {})),
+        deleting="deletionTimestamp" in meta,
+        raw_status=raw.get("status", {}),
+    )
+
+
+def pod(cluster_name: str, raw: Manifest) -> Pod | None:
+    meta, status = raw["metadata"], raw.get("status", {})
+    ordinal = names.ordinal_of_pod(cluster_name, meta["name"])
+    if ordinal is None:
+        return None
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", []))
+    return Pod(
+        name=meta["name"],
+        uid=meta["uid"],
+        ordinal=ordinal,
+        ip=status.get("podIP", ""),
+        ready=ready,
+        terminating="deletionTimestamp" in meta,
+        revision=meta.get("labels", {}).get("controller-revision-hash", ""),
+        why=_why(status),
+    )
+
+
+def volume(cluster_name: str, raw: Manifest) -> Volume | None:
+    meta = raw["metadata"]
+    ordinal = names.ordinal_of_claim(cluster_name, meta["name"])
+    if ordinal is None:
+        return None
+    return Volume(
+        name=meta["name"],
+        ordinal=ordinal,
+        uid=meta["uid"],
+        cluster_uid=meta.get("labels", {}).get(names.CLUSTER_UID_LABEL, ""),
+        terminating="deletionTimestamp" in meta,
+        manifest=raw,
+    )
+
+
+def _why(status: dict[str, Any]) -> str:
+    """Why a pod does not run, in Kubernetes' words; empty when it does."""
+    for container in status.get("containerStatuses", []):
+        waiting = container.get("state", {}).get("waiting")
+        if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            return f"its container waits: {waiting['reason']}"
+    for condition in status.get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] != "True":
+            return f"its pod is not scheduled: {condition.get('message', 'no reason given')}"
+    return "" if status.get("phase") == "Running" else f"its pod is {status.get('phase', 'Unknown')}"

@@ -1,0 +1,149 @@
+"""One pass over one cluster:  observe -> diagnose -> ensure children -> plan -> act -> write status.
+
+Kubernetes is read when an event woke us, before anything is written, and at least every 30 s; members are asked in
+every pass. So a pass on remembered objects may find that something is to be done, but only a pass on objects read in
+the same pass does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import structlog
+
+from . import act, ensure, events, names, observe, plan, status
+from .actions import Decision, Wait
+from .diagnose import Diagnosis, diagnose
+from .kube import Kube, KubeError
+from .lease import Lease
+from .members import MemberError, Members
+from .metrics import Metrics
+from .world import World
+
+log = structlog.get_logger(__name__)
+
+REREAD_SECONDS = 30.0
+QUIET_SECONDS = 5.0  # between questions to the members of a quiet cluster
+BUSY_SECONDS = 1.0  # while something is under way
+AT_ONCE_SECONDS = 0.0  # after an act: there may be a next
+
+
+@dataclass(slots=True)
+class _Read:
+    """Objects as read from the API server, and when (monotonic seconds)."""
+
+    world: World
+    at: float
+
+
+class Reconciler:
+    """The passes over one RaftCluster. `monotonic` and `wall` are injected; a restart loses nothing that matters."""
+
+    def __init__(
+        self,
+        namespace: str,
+        name: str,
+        *,
+        kube: Kube,
+        members: Members,
+        lease: Lease,
+        metrics: Metrics,
+        default_image: str,
+        monotonic: Callable[[], float],
+        wall: Callable[[], datetime],
+    ):
+        self._namespace, self._name = namespace, name
+        self._kube, self._members, self._lease, self._metrics = kube, members, lease, metrics
+        self._default_image = default_image
+        self._monotonic, self._wall = monotonic, wall
+        self._read: _Read | None = None
+        metrics.introduce(namespace, name)
+
+    async def one_pass(self, *, woken: bool) -> float | None:
+        """Returns the seconds until the next pass, or None when the cluster is gone. Raises KubeError."""
+        if not await self._lease.ensure():
+            self._metrics.reconciles.labels(self._namespace, self._name, "standby").inc()
+            return QUIET_SECONDS
+        fresh = woken or self._read is None or self._monotonic() - self._read.at > REREAD_SECONDS
+        while True:
+            if fresh:
+                objects = await observe.objects(self._kube, self._namespace, self._name)
+                if objects is None:
+                    return None
+                self._read = _Read(objects, self._monotonic())
+            assert self._read is not None
+            world = await observe.members(self._members, self._read.world)
+            diagnosis = diagnose(world)
+            steps = ensure.ensure(world, diagnosis, self._default_image)
+            decision = plan.plan(world, diagnosis)
+            if fresh or (
+                not steps and isinstance(decision, Wait) and not self._status_differs(world, diagnosis, decision)
+            ):
+                break
+            fresh = True  # something is to be written: look again, at what is there now
+        return await self._write(world, diagnosis, steps, decision)
+
+    async def close(self) -> None:
+        """Let a successor start at once."""
+        await self._lease.release()
+
+    async def _write(self, world: World, diagnosis: Diagnosis, steps: list[ensure.Step], decision: Decision) -> float:
+        """Children, then at most one action, then the status: each only while the lease is held."""
+        error, acted = "", False
+        try:
+            for step in steps:
+                self._guard()
+                log.info("ensured", cluster=self._name, what=await act.make(step, world, self._kube))
+            if (
+                not isinstance(decision, Wait) and not steps
+            ):  # an action is planned on children that are as they shall be
+                self._guard()
+                done = await act.act(decision, world, self._kube, self._members)
+                acted = True
+                self._metrics.actions.labels(self._namespace, self._name, type(decision).__name__).inc()
+                log.info("acted", cluster=self._name, what=done)
+        except (KubeError, MemberError) as failed:
+            error = f"{_what(decision) if not steps else 'Making the child objects'} failed: {failed}."
+            self._metrics.failures.labels(self._namespace, self._name).inc()
+            log.warning("failed", cluster=self._name, why=error)
+        self._metrics.reconciles.labels(self._namespace, self._name, "error" if error else "ok").inc()
+        if not world.cluster.deleting:
+            await self._write_status(world, diagnosis, decision, error)
+        if steps or acted or error:
+            self._read = None  # what we know is older than what we did
+        if error:
+            return BUSY_SECONDS
+        if steps or acted:
+            return AT_ONCE_SECONDS
+        return QUIET_SECONDS if isinstance(decision, Wait) and decision.reason in ("Idle", "Deleting") else BUSY_SECONDS
+
+    def _guard(self) -> None:
+        if not self._lease.held:
+            raise KubeError(0, "the Lease was lost in the middle of a pass")
+
+    def _status_differs(self, world: World, diagnosis: Diagnosis, decision: Decision) -> bool:
+        wanted = status.status(world, diagnosis, decision, "", self._wall())
+        return wanted != world.cluster.status.model_copy(update={"bootstrap": None})
+
+    async def _write_status(self, world: World, diagnosis: Diagnosis, decision: Decision, error: str) -> None:
+        now = self._wall()
+        before = world.cluster.status
+        wanted = status.status(world, diagnosis, decision, error, now)
+        if wanted == before.model_copy(update={"bootstrap": None}):
+            return
+        found = status.happenings(before, wanted)
+        for happening in found:
+            if happening.kind is not None:
+                self._metrics.membership.labels(self._namespace, self._name, happening.kind).inc()
+        await events.post(self._kube, world.cluster, found, now)
+        await self._kube.apply(status.manifest(world, wanted), manager=names.STATUS_MANAGER, subresource="status")
+        if self._read is not None:
+            kept = wanted.model_copy(update={"bootstrap": before.bootstrap})
+            cluster = replace(self._read.world.cluster, status=kept)
+            self._read.world = replace(self._read.world, cluster=cluster)
+
+
+def _what(decision: Decision) -> str:
+    return type(decision).__name__

@@ -1,0 +1,1 @@
+"""The child objects, one file each: pure functions from a cluster to a manifest."""

@@ -1,0 +1,50 @@
+"""PersistentVolumeClaims `data-<name>-N`: made by the StatefulSet; here they grow, and are owned or not.
+
+Growing needs no quorum and no gate: a full disk must be curable. With `whenDeleted: Delete` the claims get the
+RaftCluster as an owner (not its controller), so that garbage collection takes them with it even if the operator is
+dead; with Retain they have none. Only claims that were made for this very object are touched.
+"""
+
+from __future__ import annotations
+
+from ..quantities import quantity
+from ..world import Cluster, Manifest, Volume
+from .common import owned, owner
+
+
+def claim(cluster: Cluster, volume: Volume) -> Manifest | None:
+    """What to apply to an existing claim; None when it is as it shall be, or not ours to touch.
+
+    The size is always sent, and never less than it is: a field that we once applied and then omit would be removed.
+    """
+    if volume.cluster_uid != cluster.uid or volume.terminating or not volume.manifest:
+        return None
+    wants_owner = cluster.spec.storage.retention.when_deleted == "Delete"
+    if wants_owner == owned(volume.manifest, cluster) and not grows(cluster, volume):
+        return None
+    size = cluster.spec.storage.size if grows(cluster, volume) else requested(volume)
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": volume.name,
+            "namespace": cluster.namespace,
+            # A precondition: applied to a claim that is gone, this must not make a new one.
+            "uid": volume.uid,
+            **({"ownerReferences": [owner(cluster, controller=False)]} if wants_owner else {}),
+        },
+        "spec": {"resources": {"requests": {"storage": size}}},
+    }
+
+
+def requested(volume: Volume) -> str:
+    return str(volume.manifest.get("spec", {}).get("resources", {}).get("requests", {}).get("storage", "0"))
+
+
+def grows(cluster: Cluster, volume: Volume) -> bool:
+    return quantity(cluster.spec.storage.size) > quantity(requested(volume))
+
+
+def shrinks(cluster: Cluster, volume: Volume) -> bool:
+    """Is less asked for than this volume has? Reported, never done."""
+    return quantity(cluster.spec.storage.size) < quantity(requested(volume))

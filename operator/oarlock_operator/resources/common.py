@@ -1,0 +1,47 @@
+"""What all children share: labels, the owner, and the mark by which a field we stop sending is noticed.
+
+`blockOwnerDeletion` stays false: it would need the right to update finalizers, and nothing waits for our children.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from .. import names
+from ..world import Cluster, Manifest
+
+
+def owner(cluster: Cluster, *, controller: bool = True) -> dict[str, Any]:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": cluster.name,
+        "uid": cluster.uid,
+        "controller": controller,
+        "blockOwnerDeletion": False,
+    }
+
+
+def child(cluster: Cluster, api: str, kind: str, name: str, **body: Any) -> Manifest:
+    """A complete manifest of a child of this cluster, with the hash of itself as an annotation."""
+    manifest: Manifest = {
+        "apiVersion": api,
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": cluster.namespace,
+            "labels": names.labels(cluster.name),
+            "ownerReferences": [owner(cluster)],
+        },
+        **body,
+    }
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    manifest["metadata"]["annotations"] = {names.DESIRED_ANNOTATION: hashlib.sha256(text.encode()).hexdigest()[:16]}
+    return manifest
+
+
+def owned(manifest: Manifest, cluster: Cluster) -> bool:
+    """Is this live object a child of this very RaftCluster (and not of an earlier one of the same name)?"""
+    return any(reference["uid"] == cluster.uid for reference in manifest["metadata"].get("ownerReferences", []))

@@ -1,0 +1,153 @@
+"""StatefulSet `<name>`: pods with a name and a volume each. Who is a member is never its business.
+
+* `Parallel`: after a full outage every pod must come up at once; a quorum cannot wait for pod 0 to be ready.
+* `OnDelete`: the StatefulSet controller knows nothing of leaders and quorums, so it restarts nobody.
+* Fields that cannot be changed (volumeClaimTemplates, serviceName, selector) are copied from the live object.
+* Probes: none fails because of replay, a peer, a quorum or a slow disk. Startup asks whether the identity is loaded and
+  the port open; liveness only whether the event loop turns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import names
+from ..world import Cluster, Manifest
+from .common import child
+
+USER = 65532
+GRACE_SECONDS = 30
+DRAIN_SECONDS = 3  # for endpoints to be withdrawn everywhere before the process is told to stop
+
+
+def statefulset(cluster: Cluster, replicas: int, default_image: str, live: Manifest | None) -> Manifest:
+    """`replicas` is the diagnosis's, which knows about membership; `live` is the existing object, if any."""
+    fixed = live["spec"] if live is not None else {}
+    spec = {
+        "replicas": replicas,
+        "serviceName": fixed.get("serviceName", names.peers_service(cluster.name)),
+        "podManagementPolicy": fixed.get("podManagementPolicy", "Parallel"),
+        "selector": fixed.get("selector", {"matchLabels": names.selector(cluster.name)}),
+        "updateStrategy": {"type": "OnDelete"},
+        # The StatefulSet never deletes a volume: the operator does, once the membership is committed.
+        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
+        "volumeClaimTemplates": _claims(fixed.get("volumeClaimTemplates"), cluster),
+        "template": {
+            "metadata": {"labels": names.labels(cluster.name)},
+            "spec": _pod(cluster, default_image),
+        },
+    }
+    return child(cluster, "apps/v1", "StatefulSet", cluster.name, spec=spec)
+
+
+def _claims(live: list[Manifest] | None, cluster: Cluster) -> list[Manifest]:
+    if live is not None:
+        return [{key: value for key, value in claim.items() if key != "status"} for claim in live]
+    spec: dict[str, Any] = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": cluster.spec.storage.size}},
+    }
+    if cluster.spec.storage.storage_class_name is not None:
+        spec["storageClassName"] = cluster.spec.storage.storage_class_name
+    labels = {**names.labels(cluster.name), names.CLUSTER_UID_LABEL: cluster.uid}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "data", "labels": labels},
+            "spec": spec,
+        }
+    ]
+
+
+def _pod(cluster: Cluster, default_image: str) -> dict[str, Any]:
+    return {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "topologySpreadConstraints": [
+            {
+                # Preferred, so that five members still fit on three nodes.
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "nodeTaintsPolicy": "Honor",
+                "labelSelector": {"matchLabels": names.selector(cluster.name)},
+            }
+        ],
+        "containers": [_container(cluster, default_image)],
+        "volumes": [
+            {"name": "token", "secret": {"secretName": names.admin_secret(cluster.name), "defaultMode": 0o440}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }
+
+
+def _container(cluster: Cluster, default_image: str) -> dict[str, Any]:
+    container: dict[str, Any] = {
+        "name": "oarlock",
+        "image": cluster.spec.image or default_image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": [
+            "serve",
+            "--name=$(POD_NAME)",
+            "--data-dir=/data",
+            f"--listen-client=0.0.0.0:{names.CLIENT_PORT}",
+            f"--listen-peer=0.0.0.0:{names.PEER_PORT}",
+            f"--listen-ops=0.0.0.0:{names.OPS_PORT}",
+            f"--client-url={names.client_url(cluster.name, cluster.namespace, '$(POD_NAME)')}",
+            f"--peer-url={names.peer_url(cluster.name, cluster.namespace, '$(POD_NAME)')}",
+            "--advertise-ip=$(POD_IP)",
+            "--pod-uid=$(POD_UID)",
+            "--cluster-token-file=/etc/oarlock/token/token",
+        ],
+        "env": [
+            _field("POD_NAME", "metadata.name"),
+            _field("POD_UID", "metadata.uid"),
+            _field("POD_IP", "status.podIP"),
+        ],
+        "ports": [
+            {"name": "client", "containerPort": names.CLIENT_PORT, "protocol": "TCP"},
+            {"name": "peer", "containerPort": names.PEER_PORT, "protocol": "TCP"},
+            {"name": "ops", "containerPort": names.OPS_PORT, "protocol": "TCP"},
+        ],
+        "startupProbe": _probe("startup", period=2, timeout=2, failures=150),
+        "readinessProbe": _probe("ready", period=2, timeout=2, failures=2),
+        "livenessProbe": _probe("live", period=10, timeout=5, failures=6),
+        "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "data", "mountPath": "/data"},
+            {"name": "token", "mountPath": "/etc/oarlock/token", "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }
+    resources = cluster.spec.resources
+    if resources is not None:
+        container["resources"] = resources.model_dump(by_alias=True, exclude_none=True)
+    return container
+
+
+def _field(name: str, path: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _probe(which: str, *, period: int, timeout: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": f"/healthz/{which}", "port": "ops", "scheme": "HTTP"},
+        "periodSeconds": period,
+        "timeoutSeconds": timeout,
+        "failureThreshold": failures,
+    }

@@ -1,0 +1,84 @@
+"""Rule that adds members: pod first, learner second, voter last.
+
+All that are missing are added in one change, as learners that the leader promotes together once they have caught up,
+so that a cluster never stands at an even size on its way (an even size tolerates no more failures than one less).
+While some pods are not there yet, only so many are added as make the number of voters odd.
+"""
+
+from __future__ import annotations
+
+from oarlock.wire.admin import MemberModel, State
+
+from .. import names
+from ..actions import Configure, Decision, Wait
+from ..diagnose import Diagnosis, everybody
+from ..world import Seen, World
+from .found import note_needed
+
+
+def grow(world: World, diagnosis: Diagnosis) -> Decision | None:
+    configuration, leader = diagnosis.configuration, diagnosis.leader
+    if configuration is None or leader is None:
+        return None
+    taken = {world.ordinal(member.id) for member in everybody(configuration)}
+    missing = [ordinal for ordinal in range(diagnosis.target) if ordinal not in taken]
+    if not missing:
+        return None
+    ready = [seen for seen in (world.at(ordinal) for ordinal in missing) if seen is not None and _idle(seen)]
+    coming = len(configuration.voters) + sum(member.promote for member in configuration.learners)
+    if len(ready) < len(missing) and (coming + len(ready)) % 2 == 0:
+        ready = ready[:-1]
+    if not ready:
+        return Wait("WaitingForPods", f"Waiting for {_words(world, missing)} before adding them.")
+    for seen in ready:
+        if world.volume(seen.pod.ordinal) is None:
+            return Wait("WaitingForPods", f"{seen.pod.name} has no volume claim yet.")
+        note = note_needed(world, seen)
+        if note is not None:
+            return note
+    added = tuple(_member(world, seen) for seen in ready)
+    return Configure(
+        leader=leader.pod,
+        voters=tuple(configuration.voters),
+        learners=(*configuration.learners, *added),
+        if_config=configuration.id,
+        why=f"adding {', '.join(member.id for member in added)}",
+    )
+
+
+def catching_up(world: World, diagnosis: Diagnosis) -> Decision | None:
+    """Learners that the leader promotes by itself: nothing else is changed meanwhile."""
+    configuration = diagnosis.configuration
+    learners = [member.id for member in configuration.learners if member.promote] if configuration else []
+    if not learners:
+        return None
+    return Wait("CatchingUp", f"{', '.join(learners)} copy the data before they become voters.")
+
+
+def _idle(seen: Seen) -> bool:
+    return seen.status is not None and seen.status.state is State.IDLE and not seen.pod.terminating
+
+
+def _member(world: World, seen: Seen) -> MemberModel:
+    assert seen.status is not None
+    name, namespace = world.cluster.name, world.cluster.namespace
+    return MemberModel(
+        id=seen.status.node_id,
+        peer_url=names.peer_url(name, namespace, seen.pod.name),
+        client_url=names.client_url(name, namespace, seen.pod.name),
+        promote=True,
+    )
+
+
+def _words(world: World, ordinals: list[int]) -> str:
+    words = []
+    for ordinal in ordinals:
+        seen = world.at(ordinal)
+        if seen is None:
+            why = "not there yet"
+        elif seen.status is None:
+            why = seen.why
+        else:
+            why = f"{seen.status.state}"
+        words.append(f"{names.pod(world.cluster.name, ordinal)} ({why})")
+    return ", ".join(words)

@@ -1,0 +1,108 @@
+"""What one pass knows: the cluster object, its children, and what each member says. Frozen values, no effects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from oarlock.wire.admin import ConfigurationModel, StatusAnswer
+
+from . import names
+from .api.spec import Spec
+from .api.status import Status
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A RaftCluster object as the API server gave it."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    resource_version: str
+    spec: Spec
+    status: Status
+    deleting: bool = False
+    raw_status: Manifest = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    name: str
+    uid: str
+    ordinal: int
+    ip: str
+    ready: bool
+    terminating: bool
+    revision: str = ""
+    why: str = ""  # why it does not run, as Kubernetes says it
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A PersistentVolumeClaim `data-<cluster>-<ordinal>`."""
+
+    name: str
+    ordinal: int
+    uid: str
+    cluster_uid: str  # of the RaftCluster it was made for
+    terminating: bool = False
+    manifest: Manifest = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the member in a pod answered in this pass. `status` is None when it did not, or answered for another."""
+
+    pod: Pod
+    status: StatusAnswer | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """A linearizable no-op that this member answered after the statuses were read."""
+
+    node_id: str
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    cluster: Cluster
+    statefulset: Manifest | None = None
+    children: Mapping[str, Manifest] = field(default_factory=dict)  # by "Kind/name"
+    pods: tuple[Pod, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    seen: tuple[Seen, ...] = ()
+    barrier: Barrier | None = None
+    token: str = ""
+
+    def with_members(self, seen: tuple[Seen, ...], barrier: Barrier | None) -> World:
+        return replace(self, seen=seen, barrier=barrier)
+
+    def at(self, ordinal: int) -> Seen | None:
+        return next((seen for seen in self.seen if seen.pod.ordinal == ordinal), None)
+
+    def volume(self, ordinal: int) -> Volume | None:
+        return next((volume for volume in self.volumes if volume.ordinal == ordinal), None)
+
+    @property
+    def live_replicas(self) -> int | None:
+        return None if self.statefulset is None else int(self.statefulset["spec"]["replicas"])
+
+    def ordinal(self, node_id: str) -> int | None:
+        return names.ordinal_of_member(self.cluster.name, node_id)
+
+
+def voters_of(configuration: ConfigurationModel) -> frozenset[str]:
+    return frozenset(member.id for member in configuration.voters)
+
+
+def quorum(voters: int) -> int:
+    """A majority (paper, 5.2)."""
+    return voters // 2 + 1
