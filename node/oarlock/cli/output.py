@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 refused or failed, and certainly not applied; 2 wrong usag
 
 from __future__ import annotations
 
+import sys
 from typing import NoReturn
 
 import typer
@@ -15,7 +16,7 @@ USAGE = 2
 UNKNOWN = 3
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-stdout = Console(highlight=False, soft_wrap=True)
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)  # piped: one row, one line
 
 
 class CommandError(Exception):

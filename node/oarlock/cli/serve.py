@@ -221,7 +221,6 @@ async def _run(settings: NodeSettings, listen: list[Address], limits: Limits) ->
         log.error("the member did not stop in time; what it acknowledged is durable")
         os._exit(1)
     await servers.stop()
-    log.info("stopped")
     return 0
 
 
