@@ -31,4 +31,4 @@ _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, _MDB_SHORT_WRITE)
 
 def out_of_space(error: lmdb.Error) -> bool:
     """Whether LMDB failed for want of disk. Its 1.0 engine reports a full disk as a short write, mostly."""
-    return error.code in _NO_ROOM
+    return getattr(error, "code", None) in _NO_ROOM  # errors of the binding itself carry no code
