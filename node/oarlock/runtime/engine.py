@@ -30,11 +30,12 @@ from oarlock.raft.types import NOBODY, Entry, EntryKind, HardState, NodeId, Plac
 from oarlock.raft.types import Member as Participant
 from oarlock.runtime.apply import Applier
 from oarlock.runtime.errors import Refused
-from oarlock.runtime.member import Limits, Member, Turn
+from oarlock.runtime.member import Member
 from oarlock.runtime.metrics import Counters
 from oarlock.runtime.recovery import Recovered, copy_state, drop_other_states, next_state
 from oarlock.runtime.settings import NodeSettings
 from oarlock.runtime.snapshotting import Snapshotter
+from oarlock.runtime.turn import Limits, Turn
 from oarlock.runtime.wal_thread import Durable, Submission, WalThread
 from oarlock.storage.directory import DataDirectory
 from oarlock.storage.frame import Frame
@@ -124,7 +125,7 @@ class Engine:
         self.wake()
 
     def connected(self, peer: NodeId) -> None:
-        self.core.peer_connected(peer, self.loop.time())
+        self.member.connected(peer, self.loop.time())
         self.wake()
 
     def disconnected(self, peer: NodeId) -> None:

@@ -7,10 +7,9 @@ a refusal says `not_applied` only where that is certain for ever (rule 8).
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -28,28 +27,15 @@ from oarlock.peers.messages import (
 )
 from oarlock.raft.core import Core
 from oarlock.raft.effects import Ready
-from oarlock.raft.errors import Busy, LocalError, NotLeader
+from oarlock.raft.errors import Busy, NotLeader
 from oarlock.raft.quorum import majority
 from oarlock.raft.state import Role
-from oarlock.raft.types import Entry, EntryKind, NodeId, SnapshotMeta
+from oarlock.raft.types import NOBODY, Entry, EntryKind, NodeId, SnapshotMeta
 from oarlock.runtime.errors import Refused, no_leader, out_of_space, overloaded, stopping, unknown_outcome
-
-Waiter = Any
-"""Whatever the driver wants back: a future, a number in a test."""
+from oarlock.runtime.reads import Reads
+from oarlock.runtime.turn import Limits, Turn, Waiter
 
 COMMAND_OVERHEAD_BYTES = 128  # what a queued command costs beside its payload
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one member (rules 32 and 33)."""
-
-    batch_commands: int = 512
-    batch_bytes: int = 1 << 20
-    in_flight_bytes: int = 64 << 20
-    waiting_reads: int = 65_536
-    report_seconds: float = 1.0  # how often a follower tells its leader about its disk
-    forward_seconds: float = 30.0  # an answer that has not come by then is not waited for
 
 
 @dataclass(slots=True)
@@ -62,11 +48,11 @@ class _Pending:
 
 @dataclass(slots=True)
 class _Handed:
-    """Commands in one entry (or one forward): their waiters in order, and where they went."""
+    """Commands in one entry (or one forward), in order, and where they went."""
 
     term: int
     leader: NodeId
-    waiters: list[Waiter]
+    pending: list[_Pending]
     size: int
     at: float
     older: _Handed | None = None  # an earlier proposal of ours at the same index, truncated but not yet decided
@@ -88,17 +74,6 @@ class _Slot:
     position: int
 
 
-@dataclass(slots=True)
-class Turn:
-    """What one turn of the loop has to do. `ready` is the core's; everything else is the runtime's own."""
-
-    ready: Ready
-    messages: list[PeerMessage] = field(default_factory=list)
-    answers: list[tuple[Waiter, Result]] = field(default_factory=list)
-    refusals: list[tuple[Waiter, Refused]] = field(default_factory=list)
-    readable: list[Waiter] = field(default_factory=list)
-
-
 class Member:
     def __init__(self, core: Core, now: float, limits: Limits | None = None) -> None:
         self.core = core
@@ -115,10 +90,8 @@ class Member:
         self._handed: dict[int, _Handed] = {}
         self._forwards: dict[int, _Handed] = {}
         self._next_forward = 0
-        self._reads_queued: deque[tuple[Waiter, float]] = deque()
-        self._reads: dict[int, tuple[list[tuple[Waiter, float]], float]] = {}
-        self._next_context = 0
-        self._reads_waiting: list[tuple[int, int, list[tuple[Waiter, float]]]] = []  # heap by index
+        self._reads = Reads(core, self.limits.waiting_reads)
+        self._unreached: NodeId = NOBODY  # a leader that no stream leads to: what is for it waits here
         self._space: dict[NodeId, bool] = {}
         self._ticked_at = now
         self._reported_at = now
@@ -137,17 +110,16 @@ class Member:
         """
         if self.draining:
             raise stopping()
-        size = len(command.payload) + COMMAND_OVERHEAD_BYTES
+        pending = _Pending(command, waiter, grows, now)
+        size = _size(pending)
         if self.in_flight_bytes + size > self.limits.in_flight_bytes:
             raise overloaded(f"{self.in_flight_bytes >> 20} MiB of writes are in flight at this member: slow down")
         self.in_flight_bytes += size
-        self._queue.append(_Pending(command, waiter, grows, now))
+        self._queue.append(pending)
 
     def read(self, waiter: Waiter, now: float) -> None:
         """Joins the next read round (rule 9): the waiter is readable when this member may answer it."""
-        if len(self._reads_queued) >= self.limits.waiting_reads:
-            raise overloaded("too many reads wait for confirmation at this member: slow down")
-        self._reads_queued.append((waiter, now))
+        self._reads.add(waiter, now)
 
     def receive(self, message: PeerMessage, now: float) -> None:
         if isinstance(message, Forward):
@@ -160,11 +132,20 @@ class Member:
             self.core.step(message, now)
 
     def not_sent(self, message: PeerMessage) -> None:
-        """The transport had no room or no stream for it. A forward that never left is certainly not applied."""
-        if isinstance(message, Forward):
-            handed = self._forwards.pop(message.request, None)
-            if handed is not None:
-                self._refuse_all(handed, no_leader(f"the leader {handed.leader} cannot be reached from this member"))
+        """The transport had no room or no stream for it. A forward that never left may be tried again later."""
+        if isinstance(message, Forward) and message.request in self._forwards:
+            handed = self._forwards.pop(message.request)
+            self.in_flight_bytes -= handed.size
+            for pending in reversed(handed.pending):
+                self.in_flight_bytes += _size(pending)
+                self._queue.appendleft(pending)
+            self._unreached = message.to
+
+    def connected(self, peer: NodeId, now: float) -> None:
+        """Both streams to `peer` are open."""
+        if self._unreached == peer:
+            self._unreached = NOBODY
+        self.core.peer_connected(peer, now)
 
     def disconnected(self, peer: NodeId, now: float) -> None:
         """A stream to or from `peer` broke: what was forwarded over it is unknown, and never sent again (rule 8)."""
@@ -179,18 +160,15 @@ class Member:
         self._ticked_at = now
         self.core.tick(now)
         patience = self.core.options.election_timeout_seconds
-        while self._queue and not self.core.leader and now - self._queue[0].at > patience:
-            pending = self._queue.popleft()
-            self._release(pending)
-            self._refuse(pending.waiter, no_leader())
-        while self._reads_queued and now - self._reads_queued[0][1] > patience and not self.core.leader:
-            self._refuse(self._reads_queued.popleft()[0], no_leader())
-        for context, (waiters, at) in list(
-            self._reads.items()
-        ):  # a lost question is asked again: reads are safe to repeat
-            if now - at > patience / 2:
-                del self._reads[context]
-                self._reads_queued.extendleft(reversed(waiters))
+        if not self._leads_somewhere():
+            while self._queue and now - self._queue[0].at > patience:
+                pending = self._queue.popleft()
+                self._release(pending)
+                self._refuse(pending.waiter, no_leader())
+            for waiter in self._reads.give_up(now, patience):
+                self._refuse(waiter, no_leader())
+        self._unreached = NOBODY  # try again: the window may have had room since, or a stream
+        self._reads.ask_again(now, patience / 2)
         for request, handed in list(self._forwards.items()):
             if now - handed.at <= self.limits.forward_seconds:
                 break  # oldest first
@@ -206,7 +184,7 @@ class Member:
     def proposal(self, index: int, term: int) -> tuple[int, float] | None:
         """(commands, when proposed) of an entry of ours that waits to be applied; for metrics."""
         handed = self._handed.get(index)
-        return (len(handed.waiters), handed.at) if handed is not None and handed.term == term else None
+        return (len(handed.pending), handed.at) if handed is not None and handed.term == term else None
 
     def applied(self, entries: Sequence[Entry], results: Sequence[Sequence[Result]]) -> None:
         """The machine has applied `entries`, with one sequence of results for each (empty where it is no batch)."""
@@ -239,38 +217,32 @@ class Member:
                     self._refuse_all(handed, unknown_outcome("stopping", why))
                     handed = handed.older
             table.clear()
-        for waiters, _ in self._reads.values():
-            self._reads_queued.extend(waiters)
-        self._reads.clear()
-        for _, _, waiters in self._reads_waiting:
-            self._reads_queued.extend(waiters)
-        self._reads_waiting.clear()
-        while self._reads_queued:
-            self._refuse(self._reads_queued.popleft()[0], stopping())
+        for waiter in self._reads.drain():
+            self._refuse(waiter, stopping())
 
     # -- output -----------------------------------------------------------------------------------------------------
 
     @property
     def deadline(self) -> float:
         """When `tick` wants to be called next, on the caller's monotonic clock."""
-        waiting = self._queue or self._reads_queued or self._reads or self._forwards
+        waiting = self._queue or self._reads or self._forwards
         patience = self.core.options.election_timeout_seconds / 4
         pause = min(patience, self.limits.report_seconds) if waiting else self.limits.report_seconds
         return min(self.core.deadline, self._ticked_at + pause)
 
     def has_work(self) -> bool:
         """Is another turn due at once? True while a queue is longer than one turn takes."""
-        core = self.core
-        waiting = bool(self._queue or self._reads_queued) and (core.role is Role.LEADER or core.leader != "")
-        return core.has_ready() or bool(self._outbox or self._answers or self._refusals or self._readable) or waiting
+        waiting = bool(self._queue or self._reads.queued) and self._leads_somewhere()
+        answers = self._outbox or self._answers or self._refusals or self._readable
+        return waiting or bool(answers) or self.core.has_ready()
 
     def turn(self, now: float, wall_ms: int) -> Turn:
         """One turn: everything queued becomes one entry (rule 32) or one forward, and the core's effects come out."""
-        self._start_reads(now)
+        self._reads.ask(now)
         self._flush(now, wall_ms)
         ready = self.core.ready(now)
         for read in ready.reads:
-            self._read_confirmed(read.context, read.index)
+            self._readable += self._reads.confirmed(read.context, read.index, self.applied_index)
         turn = Turn(ready, [*ready.messages, *self._outbox], self._answers, self._refusals, self._readable)
         self._outbox = []
         self._answers, self._refusals, self._readable = [], [], []
@@ -284,12 +256,19 @@ class Member:
 
     # -- writes -----------------------------------------------------------------------------------------------------
 
+    def _leads_somewhere(self) -> bool:
+        """Is there a leader that what is queued can go to now: this member, or one that a stream leads to?"""
+        core = self.core
+        if core.role is Role.LEADER:
+            return not core.transferring
+        return core.leader not in (NOBODY, self._unreached)
+
     def _flush(self, now: float, wall_ms: int) -> None:
-        if not self._queue or self.core.transferring:
+        if not self._queue or not self._leads_somewhere():
             return
         if self.core.role is Role.LEADER:
             self._propose(now, wall_ms)
-        elif self.core.leader:
+        else:
             self._forward(now)
 
     def _next_batch(self) -> list[_Pending]:
@@ -315,8 +294,7 @@ class Member:
                 self._release(pending)
                 self._refuse(pending.waiter, overloaded(str(e)))
             return
-        size = sum([len(p.command.payload) for p in batch]) + len(batch) * COMMAND_OVERHEAD_BYTES
-        handed = _Handed(term, self.core.node_id, [p.waiter for p in batch], size, now)
+        handed = _Handed(term, self.core.node_id, batch, sum(map(_size, batch)), now)
         handed.older = self._handed.get(index)
         self._handed[index] = handed
 
@@ -356,8 +334,7 @@ class Member:
             [ForwardedCommand(p.command.payload, p.command.key, p.command.fingerprint, p.grows) for p in batch]
         )
         self._outbox.append(Forward(core.node_id, core.leader, self._next_forward, commands))
-        size = sum([len(p.command.payload) for p in batch]) + len(batch) * COMMAND_OVERHEAD_BYTES
-        self._forwards[self._next_forward] = _Handed(core.term, core.leader, [p.waiter for p in batch], size, now)
+        self._forwards[self._next_forward] = _Handed(core.term, core.leader, batch, sum(map(_size, batch)), now)
 
     def _serve_forward(self, message: Forward, now: float) -> None:
         """One hop (rule 8): a member that does not lead refuses, it never forwards again."""
@@ -380,22 +357,22 @@ class Member:
         if handed is None:
             return  # given up before: its waiters have been told `unknown`
         self.in_flight_bytes -= handed.size
-        for waiter, result in zip(handed.waiters, message.results, strict=False):
+        for pending, result in zip(handed.pending, message.results, strict=False):
             if result.kind == ERROR:
-                self._refuse(waiter, _refused_from(result))
+                self._refuse(pending.waiter, _refused_from(result))
             else:
-                self._answer(waiter, Result(result.status, result.revision, result.body))
+                self._answer(pending.waiter, Result(result.status, result.revision, result.body))
         why = "the leader answered for fewer writes than it was sent; this one may have been applied"
-        for waiter in handed.waiters[len(message.results) :]:
-            self._refuse(waiter, unknown_outcome("forward_broken", why))
+        for pending in handed.pending[len(message.results) :]:
+            self._refuse(pending.waiter, unknown_outcome("forward_broken", why))
 
     def _decide(self, entry: Entry, results: Sequence[Result]) -> None:
         handed = self._handed.pop(entry.index, None)
         while handed is not None:
             if handed.term == entry.term:
                 self.in_flight_bytes -= handed.size
-                for waiter, result in zip(handed.waiters, results, strict=True):
-                    self._answer(waiter, result)
+                for pending, result in zip(handed.pending, results, strict=True):
+                    self._answer(pending.waiter, result)
             else:
                 why = "another leader's entry took this write's place in the log: it was not applied, try again"
                 self._refuse_all(handed, Refused("superseded", why, status=503))
@@ -417,11 +394,11 @@ class Member:
 
     def _refuse_all(self, handed: _Handed, refused: Refused) -> None:
         self.in_flight_bytes -= handed.size
-        for waiter in handed.waiters:
-            self._refuse(waiter, refused)
+        for pending in handed.pending:
+            self._refuse(pending.waiter, refused)
 
     def _release(self, pending: _Pending) -> None:
-        self.in_flight_bytes -= len(pending.command.payload) + COMMAND_OVERHEAD_BYTES
+        self.in_flight_bytes -= _size(pending)
 
     def _gather(self, slot: _Slot, result: ForwardResult) -> None:
         gathering = slot.gathering
@@ -432,33 +409,10 @@ class Member:
             done = tuple([r for r in gathering.results if r is not None])
             self._outbox.append(ForwardReply(core.node_id, gathering.sender, gathering.request, done))
 
-    # -- reads ------------------------------------------------------------------------------------------------------
-
-    def _start_reads(self, now: float) -> None:
-        if not self._reads_queued:
-            return
-        self._next_context += 1
-        try:
-            self.core.read(self._next_context, now)
-        except LocalError:
-            return  # no leader known: they stay queued, and tick() ends their patience
-        self._reads[self._next_context] = (list(self._reads_queued), now)
-        self._reads_queued.clear()
-
-    def _read_confirmed(self, context: int, index: int) -> None:
-        waiters, _ = self._reads.pop(context, ([], 0.0))
-        if index < 0:
-            self._reads_queued.extendleft(reversed(waiters))
-        elif index <= self.applied_index:
-            self._readable.extend([waiter for waiter, _ in waiters])
-        elif waiters:
-            heapq.heappush(self._reads_waiting, (index, context, waiters))
-
     def _moved(self, applied_index: int) -> None:
         self.applied_index = applied_index
         self.core.applied(applied_index)
-        while self._reads_waiting and self._reads_waiting[0][0] <= applied_index:
-            self._readable.extend([waiter for waiter, _ in heapq.heappop(self._reads_waiting)[2]])
+        self._readable += self._reads.applied(applied_index)
 
     # -- versions ---------------------------------------------------------------------------------------------------
 
@@ -477,6 +431,10 @@ class Member:
                 self._version_proposed_in = core.term
             except (Busy, NotLeader):
                 return
+
+
+def _size(pending: _Pending) -> int:
+    return len(pending.command.payload) + COMMAND_OVERHEAD_BYTES
 
 
 def members_of(*groups: Iterable[Any]) -> list[NodeId]:

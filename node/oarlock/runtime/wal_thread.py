@@ -22,6 +22,7 @@ from oarlock.storage.wal import Wal
 
 SETTLE_SECONDS = 0.01  # idleness after which the last group commit gets its watermark (rule 3)
 NO_SPACE_SECONDS = 0.5  # between tries while the disk is full
+PREPARE_BYTES = 256 << 10  # of the next segment, after each write: under load there is no idle moment for it
 
 
 @dataclass(slots=True)
@@ -108,6 +109,7 @@ class WalThread:
                         break
                 if batch:
                     self._write(batch)
+                    self._prepare(PREPARE_BYTES)
                     dirty = True
                 for call in calls:
                     call()
@@ -133,9 +135,12 @@ class WalThread:
             return
 
     def _idle(self) -> None:
+        self._wal.settle()
+        self._prepare(None)
+
+    def _prepare(self, most_bytes: int | None) -> None:
         try:
-            self._wal.settle()
-            self._wal.prepare()
+            self._wal.prepare(most_bytes)
         except OutOfSpace:
             self._space(full=True)
         else:

@@ -1,0 +1,37 @@
+"""Values that pass between the Member and whoever drives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from oarlock.machine.command import Result
+from oarlock.peers.messages import PeerMessage
+from oarlock.raft.effects import Ready
+from oarlock.runtime.errors import Refused
+
+Waiter: TypeAlias = Any
+"""Whatever the driver wants back: a future, a number in a test."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one member (rules 32 and 33)."""
+
+    batch_commands: int = 512
+    batch_bytes: int = 1 << 20
+    in_flight_bytes: int = 64 << 20
+    waiting_reads: int = 65_536
+    report_seconds: float = 1.0  # how often a follower tells its leader about its disk
+    forward_seconds: float = 30.0  # an answer that has not come by then is not waited for
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one turn of the loop has to do. `ready` is the core's; everything else is the runtime's own."""
+
+    ready: Ready
+    messages: list[PeerMessage] = field(default_factory=list)
+    answers: list[tuple[Waiter, Result]] = field(default_factory=list)
+    refusals: list[tuple[Waiter, Refused]] = field(default_factory=list)
+    readable: list[Waiter] = field(default_factory=list)
