@@ -1,0 +1,107 @@
+"""A RaftCluster on the tests' Kubernetes, as its user sees it: status, pods, addresses; and how to wait for it.
+
+Rule of this module: it looks through the API server and the members' own ports, never into the operator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.e2e.cluster import Kubernetes, Object, until
+from tests.e2e.logs import elected_by_wal
+from tests.load import Load
+
+
+@dataclass(frozen=True)
+class RaftCluster:
+    kube: Kubernetes
+    name: str
+    namespace: str = "default"
+
+    def get(self) -> Object:
+        return self.kube.get("raftcluster", self.name, "-n", self.namespace)
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        """(status, reason: message); ("", "") while it is not set."""
+        for c in self.get().get("status", {}).get("conditions", []):
+            if c["type"] == kind:
+                return c["status"], f"{c['reason']}: {c['message']}"
+        return "", ""
+
+    def pods(self) -> list[Object]:
+        """Those that are not being deleted."""
+        selector = f"oarlock.dev/cluster={self.name}"
+        items = self.kube.get("pods", "-n", self.namespace, "-l", selector)["items"]
+        return [p for p in items if "deletionTimestamp" not in p["metadata"]]
+
+    def ready_pods(self) -> dict[str, str]:
+        """Name -> address of the pods that are Ready."""
+        return {p["metadata"]["name"]: p["status"]["podIP"] for p in self.pods() if is_ready(p)}
+
+    def wait_available(self, seconds: float) -> float:
+        """Seconds until the condition Available is True."""
+        began = time.monotonic()
+        until("Available", lambda: self.condition("Available")[0] == "True", seconds, 0.25)
+        return time.monotonic() - began
+
+    def wait_members(self, count: int, seconds: float) -> None:
+        """Until the committed configuration has `count` voters, their pods are Ready, and no other pod is left."""
+
+        def done() -> bool:
+            status = self.get().get("status", {})
+            voters = [m for m in status.get("members", []) if m["suffrage"] == "Voter"]
+            settled = status.get("replicas") == len(voters) == len(status["members"]) == count
+            return (
+                settled and status.get("readyReplicas") == count and len(self.ready_pods()) == len(self.pods()) == count
+            )
+
+        until(f"{count} members", done, seconds)
+
+    def service(self) -> str:
+        """Client URL by the Service's cluster address."""
+        return f"http://{self.kube.get('service', self.name, '-n', self.namespace)['spec']['clusterIP']}:2379"
+
+    def elected_by_wals(self) -> Iterator[tuple[int, str]]:
+        """(term, node id) of the no-op entries on every volume that this cluster ever had."""
+        volumes = [
+            claim["spec"]["volumeName"]
+            for claim in self.kube.get("pvc", "-n", self.namespace)["items"]
+            if claim["metadata"]["name"].startswith(f"data-{self.name}-")
+        ]
+        assert volumes, "the cluster has no volumes"
+        for volume in volumes:
+            with tempfile.TemporaryDirectory() as directory, self.kube.volume(volume, Path(directory)) as data:
+                logs = [wal for wal in data.rglob("wal") if wal.is_dir()]  # those set aside by a reset too
+                assert logs, f"{volume} holds no log"
+                for wal in logs:
+                    yield from elected_by_wal(wal)
+
+    @contextlib.asynccontextmanager
+    async def tracked_by(self, load: Load) -> AsyncIterator[None]:
+        """Keep the addresses of the load's readers those of the pods that are Ready."""
+
+        async def follow() -> None:
+            while True:
+                pods = await asyncio.to_thread(self.ready_pods)
+                load.members = {name: f"http://{address}:2379" for name, address in pods.items()} or load.members
+                await asyncio.sleep(1.0)
+
+        following = asyncio.create_task(follow())
+        try:
+            yield
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+
+
+def is_ready(thing: Object) -> bool:
+    """A pod or a node."""
+    conditions = thing["status"].get("conditions", [])
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
