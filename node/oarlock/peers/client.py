@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import httpx
 import msgspec
 
-from oarlock.peers.hello import HEADER_NAME, BadHello, Hello, decode_hello, encode_hello, split_url
+from oarlock.peers.hello import HEADER_NAME, BadHello, Hello, Verdict, decode_hello, encode_hello, split_url
 from oarlock.peers.stream_client import StreamBroken, StreamConnection, connect
 from oarlock.raft.types import NodeId
 
@@ -167,6 +167,17 @@ def removed_by(asked: Hello, refusal: OpeningRefused) -> NodeId | None:
     if hello.node_id != asked.target_node_id or not asked.cluster_id or hello.cluster_id != asked.cluster_id:
         return None
     return hello.node_id
+
+
+def stale_by(asked: Hello, refusal: OpeningRefused) -> bool:
+    """Did the very member that was meant say that it belongs to another cluster, and to which?"""
+    hello = refusal.hello
+    return (
+        refusal.code == Verdict.WRONG_CLUSTER
+        and hello is not None
+        and hello.node_id == asked.target_node_id
+        and hello.cluster_id not in ("", asked.cluster_id)
+    )
 
 
 def _decode_answer(value: bytes | None) -> Hello | None:

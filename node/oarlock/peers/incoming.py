@@ -9,12 +9,21 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from random import Random
 from typing import Protocol
 
-from oarlock.peers.client import Address, OpeningRefused, PeerClient, PeerUnreachable, check_answer, removed_by
+from oarlock.peers.client import (
+    Address,
+    OpeningRefused,
+    PeerClient,
+    PeerUnreachable,
+    check_answer,
+    removed_by,
+    stale_by,
+)
 from oarlock.peers.frames import FrameError, FrameReader
-from oarlock.peers.hello import Hello, HelloKind, Verdict
+from oarlock.peers.hello import Hello, HelloKind
 from oarlock.peers.messages import PeerMessage, StreamKind, Undecodable, decode_message, kind_of
 from oarlock.peers.options import PeerCounters, PeerOptions
 from oarlock.peers.stream_client import StreamBroken
@@ -49,6 +58,7 @@ class Link:
         self._reader = FrameReader()
         self._heard = False
         self._quiet_ticks = 0
+        self._opened_at = -1.0  # of the last stream that was open
         self._silence: asyncio.Timeout | None = None
         self._nudged = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -79,49 +89,48 @@ class Link:
             self._silence.reschedule(asyncio.get_running_loop().time())
 
     async def _run(self) -> None:
-        options, rng = self._owner.options, self._owner.rng
+        options, rng, loop = self._owner.options, self._owner.rng, asyncio.get_running_loop()
         backoff = options.backoff_min_seconds
         while True:
             self._nudged.clear()
-            worked = False
+            opened_at = self._opened_at
             try:
-                worked = await self._attempts()
+                await self._attempts()
             except Exception as error:
                 # Ours, not the peer's: a callback raised. The stream was given up with it; say so, and open another.
-                asyncio.get_running_loop().call_exception_handler(
+                loop.call_exception_handler(
                     {"message": f"hearing {self.peer} failed", "exception": error, "task": self._task}
                 )
-            if worked:
+            if self._opened_at != opened_at:
                 self._owner.counters.reconnects += 1
-                backoff = options.backoff_min_seconds
-            # Jittered, so that members that lost each other at once do not meet again in step.
-            delay = backoff * rng.uniform(0.5, 1.0)
-            backoff = min(backoff * 2, options.backoff_max_seconds)
-            try:
-                async with asyncio.timeout(delay):
+                if loop.time() - self._opened_at > options.backoff_max_seconds:
+                    backoff = options.backoff_min_seconds  # it had worked; one that breaks at once is not hurried
+            # Jittered, so that members that lost each other at once do not meet again in step. A nudge ends the pause,
+            # but for its first part: two members that break each other's streams must not do so as fast as they can.
+            await asyncio.sleep(options.backoff_min_seconds * rng.uniform(0.5, 1.0))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff * rng.uniform(0.5, 1.0)):
                     await self._nudged.wait()
-            except TimeoutError:
-                pass
+            backoff = min(backoff * 2, options.backoff_max_seconds)
 
-    async def _attempts(self) -> bool:
+    async def _attempts(self) -> None:
         """Try each address once, until one has worked."""
         for address in self._owner.addresses_of(self.peer):
             hello = self._owner.hello_for(self.peer, HelloKind(self.kind.value))
             try:
                 if await self._hear(address, hello):
-                    return True
+                    return
             except OpeningRefused as refusal:
                 self.last_failure = str(refusal)
                 self._owner.counters.refused[refusal.code] += 1
                 by = removed_by(hello, refusal)
                 if by is not None:
                     self._owner.told_removed(by)
-                elif refusal.code == Verdict.WRONG_CLUSTER:
+                elif stale_by(hello, refusal):
                     self._owner.told_stale(self.peer)
             except PeerUnreachable as error:
                 self.last_failure = str(error)
                 self._owner.counters.dial_failures += 1
-        return False
 
     async def _hear(self, address: Address, hello: Hello) -> bool:
         """Open the stream and read it to its end; True if it was ever open."""
@@ -158,6 +167,7 @@ class Link:
         self._reader = FrameReader()
         self._heard = True
         self._quiet_ticks = 0
+        self._opened_at = asyncio.get_running_loop().time()
         self.connected = True
         self.last_failure = ""
         self._owner.counters.streams_opened += 1

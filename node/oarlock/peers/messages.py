@@ -14,23 +14,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
-from oarlock.raft.messages import (
-    DATA_MESSAGES,
-    Append,
-    AppendReply,
-    Heartbeat,
-    HeartbeatReply,
-    PreVote,
-    PreVoteReply,
-    RaftMessage,
-    ReadIndex,
-    ReadIndexReply,
-    SnapshotOffer,
-    SnapshotRefusal,
-    TimeoutNow,
-    Vote,
-    VoteReply,
-)
+from oarlock.raft.messages import DATA_MESSAGES, RaftMessage
 from oarlock.raft.types import NodeId
 
 
@@ -95,28 +79,9 @@ class Report(Struct, frozen=True, array_like=True, tag=16):
 
 PeerMessage: TypeAlias = RaftMessage | Forward | ForwardReply | Report
 
-_Wire = (
-    PreVote
-    | PreVoteReply
-    | Vote
-    | VoteReply
-    | Append
-    | AppendReply
-    | Heartbeat
-    | HeartbeatReply
-    | SnapshotOffer
-    | SnapshotRefusal
-    | TimeoutNow
-    | ReadIndex
-    | ReadIndexReply
-    | Forward
-    | ForwardReply
-    | Report
-)
-
 _ON_DATA = frozenset({*DATA_MESSAGES, Forward, ForwardReply})
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[PeerMessage] = msgspec.msgpack.Decoder(_Wire)
+_decoder: msgspec.msgpack.Decoder[PeerMessage] = msgspec.msgpack.Decoder(PeerMessage)
 
 
 class Undecodable(Exception):
