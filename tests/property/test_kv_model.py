@@ -115,7 +115,7 @@ def check(environment: Environment, model: Model) -> None:
                 assert paged == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(steps, max_size=10), st.integers(1, 5))
 def test_the_store_is_its_model(run: list[tuple], grouping: int) -> None:  # type: ignore[type-arg]
     """Rules 22, 24, 26 and 27: model equality, and one state hash however the log is grouped and swept."""

@@ -137,6 +137,7 @@ def test_a_full_table_refuses_new_keys_and_evicts_none(counter: Driver, monkeypa
     counter.time_ms += records.LIFETIME_MS
     counter.noop()
     assert counter.environment.idempotency_records == 0
+    assert counter.environment.position.records_digest == bytes(16)  # the sum of none
     assert counter.command(keyed("k3")).status == Status.OK
 
 

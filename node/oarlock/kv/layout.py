@@ -79,11 +79,6 @@ def pack_revision(main: int, sub: int = 0) -> bytes:
     return _REVISION.pack(main, sub)
 
 
-def unpack_revision(packed: bytes) -> int:
-    """The store's revision; the number within it is of no interest to a reader."""
-    return int.from_bytes(packed[:8], "big")
-
-
 def invert_revision(main: int, sub: int = 0) -> bytes:
     return _REVISION.pack(_ALL_ONES - main, _SUB_ONES - sub)
 
@@ -101,13 +96,6 @@ def revision_of(keys_key: bytes) -> int:
 
 def pack_record(flags: int, key: bytes, value: bytes) -> bytes:
     return b"".join((_RECORD.pack(flags, len(key)), key, value))
-
-
-def unpack_record(record: bytes) -> tuple[int, bytes, bytes]:
-    """flags, key, value"""
-    flags, size = _RECORD.unpack_from(record)
-    start = _RECORD.size + size
-    return flags, record[_RECORD.size : start], record[start:]
 
 
 def record_key(record: bytes) -> tuple[int, bytes]:

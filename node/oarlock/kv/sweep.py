@@ -23,7 +23,6 @@ from oarlock.kv.layout import (
     inverted,
     pack_revision,
     record_key,
-    unpack_revision,
 )
 from oarlock.machine import Trees
 
@@ -32,7 +31,8 @@ _LAST_SUB = (1 << 32) - 1
 
 
 def sweep_due(trees: Trees) -> bool:
-    return _swept(trees) < pack_revision(read_head(trees).floor, _LAST_SUB) and read_head(trees).floor > 0
+    floor = read_head(trees).floor
+    return floor > 0 and _swept(trees) < pack_revision(floor, _LAST_SUB)
 
 
 def sweep(trees: Trees, enough: Callable[[], bool]) -> None:
@@ -70,8 +70,3 @@ def _delete_before(trees: Trees, key: bytes, revision: bytes) -> None:
 
 def _swept(trees: Trees) -> bytes:
     return trees.txn.get(_SWEPT, pack_revision(0), db=trees.named[KV])
-
-
-def swept_revision(trees: Trees) -> int:
-    """The revision up to which nothing superseded is left."""
-    return unpack_revision(_swept(trees))
