@@ -37,8 +37,8 @@ KUBERNETES = (
     *("containerd", "runc", "containernetworking-plugins", "iptables", "nftables", "iproute2"),
     *("xfsprogs", "util-linux", "procps", "curl", "gcc", "libc6-dev"),
 )
-IMAGES = ["debootstrap", "buildah"]
-PROCESSES = ["prometheus"]
+IMAGES = ("debootstrap", "buildah")
+E2E = (*KUBERNETES, *IMAGES, "prometheus")
 
 
 class CannotRun(Exception):
@@ -166,10 +166,10 @@ TIERS = (
     Tier("unit", 1, ("tests/unit", "tests/golden")),
     Tier("unit-3.13", 1, ("tests/unit", "tests/golden"), needs=(python313,), command=pytest_313),
     Tier("property", 2, ("tests/property",)),
-    Tier("integration", 3, ("tests/integration",), packages=tuple(PROCESSES)),
+    Tier("integration", 3, ("tests/integration",)),
     Tier("planner", 3, ("tests/operator",)),
     Tier("charts", 2, ("tests/charts",)),
-    Tier("e2e", 11, ("tests/e2e",), (*KUBERNETES, *IMAGES), (root, go, kubernetes, images), options=("-s",)),
+    Tier("e2e", 11, ("tests/e2e",), E2E, (root, go, kubernetes, images), options=("-s",)),
 )
 EXTRAS = {"bench": ("etcd-server", "wrk")}  # packages of verbs that are no tiers
 

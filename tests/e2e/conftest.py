@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from tests.e2e.cluster import ROOT, Kubernetes, prepared
 from tests.e2e.logs import LogKeeper
+from tests.e2e.raftcluster import RaftCluster
 
 KEPT = ROOT / "build/test-logs/e2e"
 
@@ -37,6 +38,16 @@ def logs(kube: Kubernetes) -> Iterator[LogKeeper]:
     keeper.start()
     yield keeper
     keeper.stop()
+
+
+@pytest.fixture(scope="session")
+def three(kube: Kubernetes, logs: LogKeeper) -> RaftCluster:
+    """`kubectl apply` of the operator, and of the sample of three, where Pod Security is restricted."""
+    kube.kubectl("label", "namespace", "default", "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
+    kube.kubectl("apply", "-f", ROOT / "manifests/install.yaml")
+    kube.kubectl("wait", "--for=condition=established", "crd/raftclusters.oarlock.dev", "--timeout=30s")
+    kube.kubectl("apply", "-f", ROOT / "manifests/samples/three.yaml")
+    return RaftCluster(kube, "three")
 
 
 def dump(kube: Kubernetes, directory: pathlib.Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.e2e.cluster import ROOT, Kubernetes, until
+from tests.e2e.cluster import until
 from tests.e2e.logs import LogKeeper, elected_by_logs
 from tests.e2e.raftcluster import RaftCluster, is_ready
 from tests.e2e.test_ground import run_pod
@@ -17,16 +17,6 @@ from tests.load import Load
 AVAILABLE_SECONDS = 60.0  # of a sample of three, from `kubectl apply`
 SCALE_SECONDS = 120.0
 POD_SECONDS = 90.0
-
-
-@pytest.fixture(scope="module")
-def three(kube: Kubernetes, logs: LogKeeper) -> RaftCluster:
-    """`kubectl apply` of the operator, and of the sample of three, where Pod Security is restricted."""
-    kube.kubectl("label", "namespace", "default", "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
-    kube.kubectl("apply", "-f", ROOT / "manifests/install.yaml")
-    kube.kubectl("wait", "--for=condition=established", "crd/raftclusters.oarlock.dev", "--timeout=30s")
-    kube.kubectl("apply", "-f", ROOT / "manifests/samples/three.yaml")
-    return RaftCluster(kube, "three")
 
 
 def test_a_sample_of_three_is_available_within_a_minute(three: RaftCluster) -> None:
