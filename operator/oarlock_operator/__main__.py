@@ -61,13 +61,14 @@ async def operate(settings: Settings) -> None:
     http = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_keepalive_connections=50))
     members, metrics, pulse = Members(http), Metrics(), Pulse()
 
-    def make(namespace: str, name: str) -> Reconciler:
+    def make(namespace: str, name: str, uid: str) -> Reconciler:
         return Reconciler(
             namespace,
             name,
+            uid,
             kube=kube,
             members=members,
-            lease=Lease(kube, namespace, name, settings.identity, time.monotonic),
+            lease=Lease(kube, namespace, name, uid, settings.identity, time.monotonic),
             metrics=metrics,
             default_image=settings.node_image,
             monotonic=time.monotonic,

@@ -21,7 +21,10 @@ from .world import Manifest, World
 
 @dataclass(frozen=True, slots=True)
 class Apply:
+    """`optional`: a refusal is reported, and stops nothing else (a class that cannot grow must not stop a repair)."""
+
     manifest: Manifest
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def _steps(world: World, diagnosis: Diagnosis, default_image: str) -> Iterator[S
     yield from _budget(world, diagnosis)
     for volume in world.volumes:
         if (manifest_ := claims.claim(cluster, volume)) is not None:
-            yield Apply(manifest_)
+            yield Apply(manifest_, optional=True)
 
 
 def _budget(world: World, diagnosis: Diagnosis) -> Iterator[Step]:

@@ -45,6 +45,10 @@ def registry(loops: Loops, on_exit: Callable[[], Awaitable[None]]) -> kopf.Opera
         for resource in CHILDREN:
             settings.watching.label_selectors[resource] = names.CLUSTER_LABEL
 
+    @kopf.on.login(registry=found)
+    async def login(**arguments: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+
     @kopf.on.cleanup(registry=found)
     async def cleanup(**_: Any) -> None:
         await asyncio.shield(on_exit())

@@ -30,10 +30,13 @@ class _Foreign:
 class Lease:
     """One cluster's lease. `monotonic` is injected; `ensure` is called before each act and renews at need."""
 
-    def __init__(self, kube: Kube, namespace: str, cluster: str, identity: str, monotonic: Callable[[], float]):
+    def __init__(
+        self, kube: Kube, namespace: str, cluster: str, uid: str, identity: str, monotonic: Callable[[], float]
+    ):
         self._kube = kube
         self._namespace = namespace
         self._name = names.lease(cluster)
+        self._owner = names.owner(cluster, uid)  # so that it goes when the cluster goes
         self._identity = identity
         self._monotonic = monotonic
         self._held_since: float | None = None
@@ -95,7 +98,7 @@ class Lease:
             "acquireTime": before.get("acquireTime", now) if same else now,
             "leaseTransitions": int(before.get("leaseTransitions", 0)) + (0 if same or not before else 1),
         }
-        meta = {"name": self._name, "namespace": self._namespace}
+        meta = {"name": self._name, "namespace": self._namespace, "ownerReferences": [self._owner]}
         if live:
             meta["resourceVersion"] = live["metadata"]["resourceVersion"]
         return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}

@@ -89,7 +89,7 @@ class Loops:
 
     def __init__(
         self,
-        make: Callable[[str, str], Passes],
+        make: Callable[[str, str, str], Passes],
         *,
         monotonic: Callable[[], float],
         rng: random.Random,
@@ -143,7 +143,7 @@ class Loops:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, key: tuple[str, str], uid: str) -> None:
-        loop = Loop(uid, self._make(*key), self._monotonic, self._rng)
+        loop = Loop(uid, self._make(*key, uid), self._monotonic, self._rng)
         loop.task = asyncio.create_task(loop.run(), name=f"cluster {'/'.join(key)}")
         loop.task.add_done_callback(lambda task: self._ended(key, loop, task))
         self._loops[key] = loop

@@ -6,6 +6,7 @@ Rules of this module: pure string functions; a name given here once is never cha
 from __future__ import annotations
 
 import re
+from typing import Any
 
 GROUP = "oarlock.dev"
 VERSION = "v1alpha1"
@@ -71,6 +72,18 @@ def peer_url(cluster: str, namespace: str, pod_name: str) -> str:
 
 def client_url(cluster: str, namespace: str, pod_name: str) -> str:
     return f"http://{pod_name}.{peers_service(cluster)}.{namespace}.svc:{CLIENT_PORT}"
+
+
+def owner(cluster: str, uid: str, *, controller: bool = True) -> dict[str, Any]:
+    """An owner reference. `blockOwnerDeletion` stays false: it would need the right to update finalizers."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": cluster,
+        "uid": uid,
+        "controller": controller,
+        "blockOwnerDeletion": False,
+    }
 
 
 def labels(cluster: str) -> dict[str, str]:

@@ -29,10 +29,10 @@ CHILDREN: tuple[tuple[str, str, Callable[[str], str]], ...] = (
 )
 
 
-async def objects(kube: Kube, namespace: str, name: str) -> World | None:
-    """The cluster and its children, read live. None when there is no such cluster. Raises KubeError."""
+async def objects(kube: Kube, namespace: str, name: str, uid: str) -> World | None:
+    """The cluster and its children, read live. None when this very object is gone. Raises KubeError."""
     raw = await kube.get(names.API_VERSION, names.KIND, namespace, name)
-    if raw is None:
+    if raw is None or raw["metadata"]["uid"] != uid:
         return None
     (pods, claims), found = await asyncio.gather(
         asyncio.gather(
@@ -137,7 +137,9 @@ def _why(status: dict[str, Any]) -> str:
     for container in status.get("containerStatuses", []):
         waiting = container.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-            return f"its container waits: {waiting['reason']}"
+            # The two alternate; a status that flickers with them would tell nobody more.
+            reason = "ImagePullBackOff" if waiting["reason"] == "ErrImagePull" else waiting["reason"]
+            return f"its container waits: {reason}"
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] != "True":
             return f"its pod is not scheduled: {condition.get('message', 'no reason given')}"

@@ -45,6 +45,7 @@ class Reconciler:
         self,
         namespace: str,
         name: str,
+        uid: str,
         *,
         kube: Kube,
         members: Members,
@@ -54,7 +55,7 @@ class Reconciler:
         monotonic: Callable[[], float],
         wall: Callable[[], datetime],
     ):
-        self._namespace, self._name = namespace, name
+        self._namespace, self._name, self._uid = namespace, name, uid
         self._kube, self._members, self._lease, self._metrics = kube, members, lease, metrics
         self._default_image = default_image
         self._monotonic, self._wall = monotonic, wall
@@ -63,13 +64,20 @@ class Reconciler:
 
     async def one_pass(self, *, woken: bool) -> float | None:
         """Returns the seconds until the next pass, or None when the cluster is gone. Raises KubeError."""
+        began = self._monotonic()
+        try:
+            return await self._pass(woken)
+        finally:
+            self._metrics.duration.labels(self._namespace, self._name).observe(self._monotonic() - began)
+
+    async def _pass(self, woken: bool) -> float | None:
         if not await self._lease.ensure():
             self._metrics.reconciles.labels(self._namespace, self._name, "standby").inc()
             return QUIET_SECONDS
         fresh = woken or self._read is None or self._monotonic() - self._read.at > REREAD_SECONDS
         while True:
             if fresh:
-                objects = await observe.objects(self._kube, self._namespace, self._name)
+                objects = await observe.objects(self._kube, self._namespace, self._name, self._uid)
                 if objects is None:
                     return None
                 self._read = _Read(objects, self._monotonic())
@@ -91,21 +99,29 @@ class Reconciler:
 
     async def _write(self, world: World, diagnosis: Diagnosis, steps: list[ensure.Step], decision: Decision) -> float:
         """Children, then at most one action, then the status: each only while the lease is held."""
-        error, acted = "", False
+        error, doing, acted = "", "Making the child objects", False
+        required = [step for step in steps if not (isinstance(step, ensure.Apply) and step.optional)]
         try:
             for step in steps:
                 self._guard()
-                log.info("ensured", cluster=self._name, what=await act.make(step, world, self._kube))
+                try:
+                    log.info("ensured", cluster=self._name, what=await act.make(step, world, self._kube))
+                except KubeError as refused:
+                    if step in required:
+                        raise
+                    error = f"{doing} failed: {refused}."
             if (
-                not isinstance(decision, Wait) and not steps
+                not isinstance(decision, Wait) and not required
             ):  # an action is planned on children that are as they shall be
                 self._guard()
+                doing = type(decision).__name__
                 done = await act.act(decision, world, self._kube, self._members)
                 acted = True
-                self._metrics.actions.labels(self._namespace, self._name, type(decision).__name__).inc()
+                self._metrics.actions.labels(self._namespace, self._name, doing).inc()
                 log.info("acted", cluster=self._name, what=done)
         except (KubeError, MemberError) as failed:
-            error = f"{_what(decision) if not steps else 'Making the child objects'} failed: {failed}."
+            error = f"{doing} failed: {failed}."
+        if error:
             self._metrics.failures.labels(self._namespace, self._name).inc()
             log.warning("failed", cluster=self._name, why=error)
         self._metrics.reconciles.labels(self._namespace, self._name, "error" if error else "ok").inc()
@@ -113,10 +129,10 @@ class Reconciler:
             await self._write_status(world, diagnosis, decision, error)
         if steps or acted or error:
             self._read = None  # what we know is older than what we did
-        if error:
-            return BUSY_SECONDS
-        if steps or acted:
+        if acted or (required and not error):
             return AT_ONCE_SECONDS
+        if error:
+            return QUIET_SECONDS if not required and isinstance(decision, Wait) else BUSY_SECONDS
         return QUIET_SECONDS if isinstance(decision, Wait) and decision.reason in ("Idle", "Deleting") else BUSY_SECONDS
 
     def _guard(self) -> None:
@@ -143,7 +159,3 @@ class Reconciler:
             kept = wanted.model_copy(update={"bootstrap": before.bootstrap})
             cluster = replace(self._read.world.cluster, status=kept)
             self._read.world = replace(self._read.world, cluster=cluster)
-
-
-def _what(decision: Decision) -> str:
-    return type(decision).__name__

@@ -7,9 +7,10 @@ dead; with Retain they have none. Only claims that were made for this very objec
 
 from __future__ import annotations
 
+from .. import names
 from ..quantities import quantity
 from ..world import Cluster, Manifest, Volume
-from .common import owned, owner
+from .common import owned
 
 
 def claim(cluster: Cluster, volume: Volume) -> Manifest | None:
@@ -31,7 +32,7 @@ def claim(cluster: Cluster, volume: Volume) -> Manifest | None:
             "namespace": cluster.namespace,
             # A precondition: applied to a claim that is gone, this must not make a new one.
             "uid": volume.uid,
-            **({"ownerReferences": [owner(cluster, controller=False)]} if wants_owner else {}),
+            **({"ownerReferences": [names.owner(cluster.name, cluster.uid, controller=False)]} if wants_owner else {}),
         },
         "spec": {"resources": {"requests": {"storage": size}}},
     }
@@ -42,7 +43,9 @@ def requested(volume: Volume) -> str:
 
 
 def grows(cluster: Cluster, volume: Volume) -> bool:
-    return quantity(cluster.spec.storage.size) > quantity(requested(volume))
+    """A claim that is not bound yet cannot grow; it is asked again once it is."""
+    bound = volume.manifest.get("status", {}).get("phase") == "Bound"
+    return bound and quantity(cluster.spec.storage.size) > quantity(requested(volume))
 
 
 def shrinks(cluster: Cluster, volume: Volume) -> bool:

@@ -1,7 +1,4 @@
-"""What all children share: labels, the owner, and the mark by which a field we stop sending is noticed.
-
-`blockOwnerDeletion` stays false: it would need the right to update finalizers, and nothing waits for our children.
-"""
+"""What all children share: labels, the owner, and the mark by which a field we stop sending is noticed."""
 
 from __future__ import annotations
 
@@ -13,17 +10,6 @@ from .. import names
 from ..world import Cluster, Manifest
 
 
-def owner(cluster: Cluster, *, controller: bool = True) -> dict[str, Any]:
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": names.KIND,
-        "name": cluster.name,
-        "uid": cluster.uid,
-        "controller": controller,
-        "blockOwnerDeletion": False,
-    }
-
-
 def child(cluster: Cluster, api: str, kind: str, name: str, **body: Any) -> Manifest:
     """A complete manifest of a child of this cluster, with the hash of itself as an annotation."""
     manifest: Manifest = {
@@ -33,7 +19,7 @@ def child(cluster: Cluster, api: str, kind: str, name: str, **body: Any) -> Mani
             "name": name,
             "namespace": cluster.namespace,
             "labels": names.labels(cluster.name),
-            "ownerReferences": [owner(cluster)],
+            "ownerReferences": [names.owner(cluster.name, cluster.uid)],
         },
         **body,
     }
