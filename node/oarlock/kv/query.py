@@ -26,7 +26,7 @@ from oarlock.kv.validate import MAX_PAGE_KEYS, check_limit
 from oarlock.machine import Trees
 
 PAGE_BYTES = 1 << 20
-PAGE_STEPS = 8192
+PAGE_STEPS = 4096
 """Versions looked at for one page: a page of long-dead keys ends early, so that it cannot hold up the loop."""
 
 
