@@ -87,6 +87,7 @@ class Link:
         self._quiet_ticks += 1
         if self._quiet_ticks >= silence_ticks:
             self._silence.reschedule(asyncio.get_running_loop().time())
+            self._silence = None  # a time-out expires once
 
     async def _run(self) -> None:
         options, rng, loop = self._owner.options, self._owner.rng, asyncio.get_running_loop()

@@ -135,6 +135,7 @@ class Outbox:
                 self._counters.bytes_sent += len(piece)
                 self._queued_bytes -= len(piece)
             self._sending = False
+            self._stalled_ticks = 0
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _wake(self) -> None:

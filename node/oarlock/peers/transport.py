@@ -330,9 +330,9 @@ class Transport:
         for peer in list(self._peers.values()):
             for link in peer.links.values():
                 link.tick(self._silence_ticks)
-        for outbox, timeout in self._pumps.items():
+        for outbox in list(self._pumps):
             if outbox.tick() >= self._silence_ticks:
-                timeout.reschedule(loop.time())
+                self._pumps.pop(outbox).reschedule(loop.time())
 
     def _start_links(self, peer: _Peer) -> None:
         for kind in StreamKind:
