@@ -1,0 +1,84 @@
+"""The runner never calls a run good that was not: every way to miss a tier is a failure, or is said."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+import pytest
+from tests import run
+from tests.run import CannotRun, NotPrepared, Result, Tier
+from tests.tools import evidence
+
+
+@pytest.fixture(autouse=True)
+def logs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    monkeypatch.setattr(run, "LOGS", tmp_path)
+    return tmp_path
+
+
+def tier(*command: str, needs=(), budget: float = 1.0) -> Tier:
+    return Tier("t", budget, (), needs=needs, command=lambda report: [*command, str(report)])
+
+
+def pytest_of(path: pathlib.Path, text: str) -> Tier:
+    file = path / "test_it.py"
+    file.write_text(text)
+    options = ["-q", "-p", "no:cacheprovider", str(file)]
+    return Tier("t", 1, (), command=lambda report: [sys.executable, "-m", "pytest", f"--junitxml={report}", *options])
+
+
+def test_passed_failed_and_skipped_are_counted_apart(tmp_path: pathlib.Path) -> None:
+    result = run.run(
+        pytest_of(
+            tmp_path,
+            "import pytest\n"
+            "def test_good(): pass\n"
+            "def test_bad(): assert False\n"
+            "@pytest.mark.skip(reason='no etcd')\n"
+            "def test_absent(): pass\n",
+        )
+    )
+    assert (result.state, result.passed, result.failed, result.skipped) == ("failed", 1, 1, 1)
+    assert result.skips == ["test_absent: no etcd"]
+
+
+def test_a_tier_without_a_test_has_failed(tmp_path: pathlib.Path) -> None:
+    assert run.run(pytest_of(tmp_path, "")).state == "failed"
+    assert run.run(tier("true")).why == "not one test ran"
+
+
+def test_a_tier_whose_tests_are_missing_has_failed() -> None:
+    result = run.run(Tier("t", 1, ("tests/no-such-place",)))
+    assert (result.state, result.why) == ("failed", "tests/no-such-place is missing")
+
+
+def test_what_could_be_had_and_was_not_is_a_failure_and_what_could_not_is_told(capsys: pytest.CaptureFixture) -> None:
+    def refuse(error: Exception):
+        def need() -> None:
+            raise error
+
+        return need
+
+    failed = run.run(tier("true", needs=(refuse(NotPrepared("the build broke")),)))
+    absent = run.run(tier("true", needs=(refuse(CannotRun("needs root")),)))
+    assert (failed.state, absent.state) == ("failed", "cannot")
+    good = Result(tier(), passed=3)
+    assert run.summary([good, absent]) == 0
+    assert "tiers that this machine cannot run: t" in capsys.readouterr().out
+    assert run.summary([good, failed]) == 1
+    assert capsys.readouterr().out.endswith("3 passed, 1 failed, 0 skipped\n")
+    assert run.summary([absent]) == 1, "a run of nothing is no success"
+
+
+def test_a_tier_that_hangs_is_ended() -> None:
+    result = run.run(Tier("t", 0.001, (), command=lambda report: ["sleep", "60"]))
+    assert result.state == "failed"
+    assert result.why.startswith("ended after")
+
+
+def test_evidence_is_stale_once_a_tree_differs() -> None:
+    then = dict.fromkeys(evidence.TREES, "a")
+    assert evidence.stale(then, dict(then)) == []
+    assert evidence.stale(then, {**then, "node": "b"}) == ["node"]
+    assert evidence.stale({}, then) == list(evidence.TREES)
