@@ -222,16 +222,17 @@ class Cluster:
         if core.placed.index < placed.index:
             counts["configuration rolled back"] += 1
         if core.role is Role.LEADER and core.commit_index > before.commit:
-            self.check_committed_on_quorum(core)
+            self.check_committed_on_quorum(core, placed)
 
-    def check_committed_on_quorum(self, core: Core) -> None:
-        """Whoever commits, commits what is on the disks of a quorum (D2, C3)."""
+    def check_committed_on_quorum(self, core: Core, before: PlacedConfiguration) -> None:
+        """Whoever commits, commits what is on the disks of a quorum (D2, C3): by the configuration in force, which may
+        be the one before this input, since a commit lets the next one be appended at once."""
         index, term = core.commit_index, core.term_at(core.commit_index)
-        held = quorum.agreed(
-            quorum.halves(core.placed.configuration),
-            lambda id: id in self.nodes and self.nodes[id].disk.holds(index, term),
-        )
-        if not held:
+        on_disk = [id for id, node in self.nodes.items() if node.disk.holds(index, term)]
+        if not any(
+            quorum.agreed(quorum.halves(placed.configuration), lambda id: id in on_disk)
+            for placed in (before, core.placed)
+        ):
             raise InvariantViolated(f"{core.node_id} committed {term}.{index} without a quorum of disks")
 
     def work(self, node: Node) -> None:
@@ -292,7 +293,7 @@ class Cluster:
             if what.kind == EntryKind.CONFIGURATION:
                 machine.placed = placed_of(what)
         self._check_machine(node)
-        self.input(node, lambda core: core.applied(machine.index))
+        self.input(node, lambda core: core.applied(node.machine.index))
 
     def _install(self, node: Node, meta: SnapshotMeta) -> None:
         node.machine = Machine(meta.index, meta.term, meta.time_ms, meta.digest, meta.placed)

@@ -42,14 +42,15 @@ def send_appends(state: State) -> None:
 
 def _send_pipelined(state: State, peer: PeerProgress) -> None:
     options = state.options
-    while peer.next <= state.log.last_index and peer.state is ProgressState.REPLICATE:
+    while peer.next <= state.log.last_index:
         if peer.window_is_full(options.max_inflight_appends, options.max_inflight_bytes):
             return
-        _send_append(state, peer, with_entries=True)
+        if not _send_append(state, peer, with_entries=True):
+            return
 
 
 def _send_append(state: State, peer: PeerProgress, *, with_entries: bool) -> bool:
-    """One append from `peer.next`; the offer of a snapshot when the log does not reach back so far."""
+    """One append from `peer.next`. False when the log does not reach back so far: a snapshot is offered, if any."""
     previous = peer.next - 1
     previous_term = state.log.term_at(previous)
     if previous_term is None:
