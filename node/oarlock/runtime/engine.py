@@ -71,6 +71,7 @@ class Engine:
         self.loop = asyncio.get_running_loop()
         self.halted = False
         self.disk_full = False
+        self.awaits_snapshot: SnapshotMeta | None = None  # offered by a leader, and not installed yet
         self.since = self.loop.time()
         self.replay_target = recovered.hard_state.commit
         self.cut_bytes = recovered.cut_bytes
@@ -400,6 +401,7 @@ class Engine:
     def _swapped(self, meta: SnapshotMeta) -> None:
         if self.halted:
             return
+        self.awaits_snapshot = None
         self.metrics.snapshots_installed += 1
         self.member.cluster_version = self.environment.cluster_version
         self.member.installed(meta)
@@ -419,6 +421,7 @@ class Engine:
         async def transfer(destination: Path) -> None:
             await self._transport.fetch_snapshot(Participant(source, url, ""), meta, destination)
 
+        self.awaits_snapshot = meta
         self.snapshots.fetch(source, meta, transfer)
 
     def snapshot_published(self, meta: SnapshotMeta) -> None:
@@ -443,6 +446,7 @@ class Engine:
         if self.halted:
             return
         if not self.core.install(meta, self.loop.time()):
+            self.awaits_snapshot = None
             log.info("snapshot not needed any more", index=meta.index)
         self.wake()
 

@@ -140,6 +140,11 @@ def state_of(node: Node) -> tuple[State, str]:
         return "Replaying", f"applied {applied} of {engine.replay_target} entries that were committed before the start"
     if engine.applying_blocked:
         return "Lagging", "a committed entry cannot be applied: the disk is full"
+    if engine.awaits_snapshot is not None and engine.awaits_snapshot.index > applied:
+        return (
+            "Lagging",
+            f"the log does not reach back: fetching the leader's snapshot at {engine.awaits_snapshot.index}",
+        )
     configuration = core.placed.configuration
     if not any(m.id == core.node_id for m in (*configuration.voters, *configuration.outgoing)):
         return "Lagging", "not a voter (yet): it catches up as a learner"
