@@ -56,12 +56,12 @@ def body_too_large(limit: int) -> ApiError:
     return too_large(f"the request's body has more than {limit} bytes")
 
 
-async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """One answer with its Content-Length. `headers` is extended in place."""
+async def respond(send: Send, status: int, headers: Headers, body: bytes, *, head: bool = False) -> None:
+    """One answer with its Content-Length. `headers` is extended in place; `head`: the body itself stays away."""
     if status not in (204, 304):
         headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": b"" if head else body})
 
 
 async def respond_problem(send: Send, error: ApiError, headers: Headers) -> None:

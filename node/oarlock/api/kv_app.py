@@ -118,7 +118,7 @@ class KvApp:
                 return
             status, extra, body = await handler(scope, headers, receive)
             extra += self.common(headers)
-            await respond(send, status, extra, body)
+            await respond(send, status, extra, body, head=method == "HEAD")
             self._counts.add(route, status, perf_counter() - started)
             return
         except ApiError as e:
@@ -232,8 +232,6 @@ class KvApp:
             body = found.value
             extra.append(OCTETS)
             extra.append(NO_SNIFF)
-        if scope["method"] == "HEAD":
-            extra.append((b"content-length", b"%d" % len(body)))
         return 200, extra, body
 
     def _redirect(self, scope: Scope, parameters: Mapping[str, bytes]) -> None:
