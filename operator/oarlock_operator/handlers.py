@@ -10,7 +10,9 @@ import asyncio
 import itertools
 import logging
 import random
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import kopf
@@ -19,6 +21,15 @@ from . import names
 from .loops import Loops
 
 CHILDREN = (("apps", "v1", "statefulsets"), ("", "v1", "pods"), ("", "v1", "persistentvolumeclaims"))
+
+
+class Connection(kopf.ConnectionInfo):
+    """As kopf's, but it takes what Kubernetes' own clients take: see `kube.KubeClient.connect`."""
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        context = super().as_ssl_context()
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return context
 
 
 class Backoffs:
@@ -47,7 +58,8 @@ def registry(loops: Loops, on_exit: Callable[[], Awaitable[None]]) -> kopf.Opera
 
     @kopf.on.login(registry=found)
     async def login(**arguments: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+        found = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+        return Connection(**{field.name: getattr(found, field.name) for field in fields(found)}) if found else None
 
     @kopf.on.cleanup(registry=found)
     async def cleanup(**_: Any) -> None:
