@@ -45,7 +45,7 @@ kube: .venv/ready ## a real Kubernetes of three nodes with the operator installe
 
 bench: .venv/ready ## the figures of docs/performance.md, beside etcd on this machine
 	@$(BIN)/python tests/run.py --prepare bench
-	@$(BIN)/python -m tests.benchmarks.compare
+	@$(BIN)/python -m tests.benchmarks.compare --write docs/performance.md
 
 image: .venv/ready ## OCI archives of the two images, without a registry (root)
 	@for target in node operator; do $(BIN)/python tests/images/build.py $$target; done
