@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 import pytest_asyncio
+from tests.member import TOKEN, RunningMember, running_member
 
 from oarlock.wire.problem import Problem
-from tests.member import TOKEN, RunningMember, running_member
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

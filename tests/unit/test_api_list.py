@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-
 from tests.member import RunningMember, running_member
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

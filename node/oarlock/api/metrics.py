@@ -106,9 +106,8 @@ def _raft(node: Node, status: MemberStatus) -> Iterator[Metric]:
         age.add_metric([peer], NEVER if contact is None else contact)
     yield match
     yield age
-    contact = status.leader_contact_age_seconds
-    text = "Since this member heard of its leader; 0 on the leader, NaN before the first contact"
-    yield _gauge("oarlock_raft_leader_contact_age_seconds", text, NEVER if contact is None else contact)
+    text = "Since this member heard of a leader, or since its start; 0 on the leader"
+    yield _gauge("oarlock_raft_leader_contact_age_seconds", text, _leader_contact_age(node, status))
     yield _histogram("oarlock_raft_commit_latency_seconds", "Propose to commit, on the leader", counters.commit_latency)
     text = "What peers sent and no correct peer sends"
     yield _reasons("oarlock_raft_remote_errors", text, "kind", core.remote_errors if core else {})
@@ -118,6 +117,13 @@ def _raft(node: Node, status: MemberStatus) -> Iterator[Metric]:
     yield _counter("oarlock_commands_refused", "Commands refused, not applied", counters.commands_refused)
     yield _counter("oarlock_reads", "Linearizable reads asked of this member", counters.reads)
     yield _histogram("oarlock_apply_seconds", "One batch applied", counters.apply_seconds)
+
+
+def _leader_contact_age(node: Node, status: MemberStatus) -> float:
+    """Never NaN once the member works: an alert on a member that has found no leader at all must fire."""
+    if status.leader_contact_age_seconds is not None:
+        return status.leader_contact_age_seconds
+    return node.loop.time() - node.engine.since if node.engine is not None else NEVER
 
 
 def _storage(node: Node, status: MemberStatus) -> Iterator[Metric]:

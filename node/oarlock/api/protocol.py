@@ -78,6 +78,8 @@ class BoundedProtocol(HttpToolsProtocol):
         size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
         if size > self.limits.max_head_bytes:
             self._head_too_large()
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            self.send_400_response("")
         if self.ended:
             return
         self.head_since = None

@@ -84,7 +84,7 @@ class Servers:
             ("peer", listeners.peer, PeerApp(node, limits, counts, token)),
             ("ops", listeners.ops, OpsApp(node, counts)),
         ]
-        self = cls([(_server(app, limits, counts.port(name)), listener) for name, listener, app in applications])
+        self = cls([(_Server(configuration(app, limits, counts.port(name))), at) for name, at, app in applications])
         for server, listener in self._servers:
             self._tasks.append(asyncio.create_task(server.serve(sockets=[listener])))
             self._tasks.append(asyncio.create_task(sweep_for_ever(server.server_state)))
@@ -105,8 +105,9 @@ class Servers:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-def _server(app: App, limits: Limits, rejected: dict[str, int]) -> _Server:
-    config = uvicorn.Config(
+def configuration(app: App, limits: Limits, rejected: dict[str, int]) -> uvicorn.Config:
+    """How every port is served."""
+    return uvicorn.Config(
         app,
         http=protocol_for(limits, rejected),
         ws="none",
@@ -119,4 +120,3 @@ def _server(app: App, limits: Limits, rejected: dict[str, int]) -> _Server:
         timeout_keep_alive=int(limits.idle_seconds),
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    return _Server(config)
