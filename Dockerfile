@@ -2,7 +2,8 @@
 #
 # Both run as an unprivileged user on a read-only root file system: everything a process writes goes below its data
 # directory or /tmp. Every package comes by hash from requirements/, and is byte-compiled here, because nothing can be
-# at run time. BASE may be any Debian with Python >= 3.11, venv and pip.
+# at run time. LOGNAME is set because the user id, whichever a cluster prescribes, has no name. BASE may be any Debian
+# with Python >= 3.11, venv and pip.
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS packages
@@ -35,7 +36,8 @@ RUN python3 -m pip --python /opt/oarlock/bin/python install --no-deps --no-index
 FROM ${BASE} AS node
 LABEL org.opencontainers.image.title="oarlock" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=node-venv /opt/oarlock /opt/oarlock
-ENV PATH=/opt/oarlock/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/oarlock/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp LOGNAME=oarlock \
+    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 65532:65532
 WORKDIR /
 EXPOSE 2379 2380 2381
@@ -44,7 +46,8 @@ ENTRYPOINT ["oarlock"]
 FROM ${BASE} AS operator
 LABEL org.opencontainers.image.title="oarlock-operator" org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=operator-venv /opt/oarlock /opt/oarlock
-ENV PATH=/opt/oarlock/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ENV PATH=/opt/oarlock/bin:/usr/local/bin:/usr/bin:/bin HOME=/tmp LOGNAME=oarlock \
+    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 65532:65532
 WORKDIR /
 EXPOSE 8080
