@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -362,11 +363,12 @@ class Cluster:
             self.counts["read failed"] += 1
 
     def change(self, name: str, voters: str, learners: str = "", promote: str = "", if_config: str = "") -> None:
-        core = self[name]
+        node = self.nodes[node_id(name)]
         wanted = (*members(learners), *members(promote, promote=True))
-        node = self.nodes[core.node_id]
-        token = if_config or core.placed.id
-        self.input(node, lambda core: core.change_configuration(members(voters), wanted, token, self.now))
+        self.change_to(node, members(voters), wanted, if_config or node.core.placed.id)
+
+    def change_to(self, node: Node, voters: Sequence[Member], learners: Sequence[Member], if_config: str) -> None:
+        self.input(node, lambda core: core.change_configuration(voters, learners, if_config, self.now))
 
     def take_snapshot(self, id: NodeId) -> SnapshotMeta | None:
         """At what is applied and locally durable (rule 6)."""

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 
 import pytest
+from tests.raft_cluster import Cluster, Node, member, node_id, short
 
 from oarlock.raft.configurations import placed_of
 from oarlock.raft.errors import LocalError
@@ -19,7 +20,6 @@ from oarlock.raft.progress import ProgressState
 from oarlock.raft.quorum import halves
 from oarlock.raft.state import Role
 from oarlock.raft.types import EntryKind
-from tests.raft_cluster import Cluster, Node, member, node_id, short
 
 SEEDS = 200
 ACTIONS = 1500
@@ -265,18 +265,13 @@ class Chaos:
             wanted = [member(name, promote=promote) for name in learners]
             token = "1.1" if kind == "stale" else node.core.placed.id
             try:
-                cluster.input(
-                    node,
-                    lambda core, v=tuple(map(member, voters)), w=wanted, t=token: core.change_configuration(
-                        v, w, t, cluster.now
-                    ),
-                )
+                cluster.change_to(node, tuple(map(member, voters)), wanted, token)
             except LocalError as error:
                 self.refused(error)
 
 
 def converge(chaos: Chaos) -> None:
-    """All faults end. Within a bounded time there is one leader, one log, one configuration, and a write goes through."""
+    """All faults end. Within a bounded time there is one leader, one log, one configuration; a write goes through."""
     cluster = chaos.cluster
     cluster.cut.clear()
     cluster.eager = True

@@ -18,8 +18,15 @@ from oarlock.raft.types import NOBODY, NodeId
 
 
 def may_campaign(state: State) -> bool:
-    """A voter in force, of either half, with a whole state and a disk that answers (E20, D12)."""
-    return state.is_voter(state.id) and not state.removed and state.installing is None and not state.disk_hangs
+    """A voter, of either half, with a whole state and a disk that answers (E20, D12).
+
+    One that only an *uncommitted* configuration leaves out may as well, and must (thesis 4.2.2). Example: voters a
+    become b. a has appended the final entry, b has not, and both restart. b needs a's vote and does not get it, its
+    log being shorter; a alone can win, and commit the configuration that drops it.
+    """
+    committed = quorum.halves(state.configurations.at(state.commit).configuration)
+    has_seat = state.is_voter(state.id) or any(state.id in half for half in committed)
+    return has_seat and not state.removed and state.installing is None and not state.disk_hangs
 
 
 def on_timeout(state: State) -> None:
