@@ -20,7 +20,8 @@ from oarlock.raft.core import Core
 from oarlock.raft.errors import Busy, ConfigurationRefused, NotLeader, TransferRefused
 from oarlock.raft.state import Role
 from oarlock.raft.types import Configuration, Entry, EntryKind, HardState, Member, NodeId
-from oarlock.runtime.errors import Refused, no_leader, not_leader, overloaded, unknown_outcome
+from oarlock.runtime.errors import Refused, no_leader, not_leader, overloaded, stopping, unknown_outcome
+from oarlock.storage.errors import OutOfSpace
 from oarlock.storage.identity import BootstrapRecord
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ async def bootstrap(node: Node, request_id: str, cluster_id: str, min_voters: in
 
     The request is durable before the log begins, so that a crash between the two is finished at the next start.
     """
+    if node.corrupt is not None:
+        raise Refused("corrupt", f"this member is out of order: {node.corrupt}", status=503)
     identity = node.directory.identity
     if identity.bootstrap is not None:
         same = (identity.bootstrap.request_id, identity.bootstrap.cluster_id) == (request_id, cluster_id)
@@ -60,16 +63,30 @@ async def bootstrap(node: Node, request_id: str, cluster_id: str, min_voters: in
         raise Refused("replaying", "this member is still starting: try again shortly", status=503)
     effective = f"{cluster_id}+{secrets.token_hex(8)}"
     plan = BootstrapRecord(request_id, cluster_id, min_voters)
-    await node.amend_identity(cluster_id=effective, bootstrap=plan)
+    if not await node.amend_identity(identity, cluster_id=effective, bootstrap=plan):
+        # Something came between: a cluster that added this member, or the same request again.
+        return await bootstrap(node, request_id, cluster_id, min_voters)
     await finish_bootstrap(node)
     return effective
 
 
 async def finish_bootstrap(node: Node) -> None:
-    """Writes the first entry, a configuration of this member alone. Does nothing without an unfinished request."""
+    """Writes the first entry, a configuration of this member alone. Does nothing without an unfinished request.
+
+    Raises Refused; the request stays, and is finished by its repetition or by the housekeeping.
+    """
+    async with node.bootstrapping:
+        try:
+            await _finish_bootstrap(node)
+        except OutOfSpace:
+            why = "the disk is full: the request is kept, and carried out when there is space"
+            raise Refused("out_of_space", why, status=507, outcome="unknown") from None
+
+
+async def _finish_bootstrap(node: Node) -> None:
     identity, engine = node.directory.identity, node.engine
     plan = identity.bootstrap
-    if plan is None or plan.done or engine is None:
+    if plan is None or plan.done or engine is None or engine.halted:
         return
     if engine.core.last_index == 0:
         settings = node.settings
@@ -112,7 +129,10 @@ async def change_configuration(
             "timeout", "the change was not committed in time; it may still be: read the configuration"
         )
     known_term = core.term_at(index)
-    if known_term is not None and known_term != term:
+    if known_term is None:
+        why = "a snapshot replaced the log before the change's fate was seen here: read the configuration"
+        raise unknown_outcome("snapshot_installed", why)
+    if known_term != term:
         raise Refused("superseded", "another leader's entry took the change's place: it was not applied", status=409)
     return core.committed_placed.id
 
@@ -135,9 +155,8 @@ async def transfer(node: Node, target: NodeId, timeout_seconds: float) -> tuple[
         return core.term > term and core.leader != ""
 
     if not await _until(node, moved, timeout_seconds, poll_seconds=0.02):
-        raise Refused(
-            "transfer_timeout", f"leadership did not move to {target} in time: it stays where it is", status=504
-        )
+        why = f"leadership did not move to {target} in time; it may still"
+        raise Refused("transfer_timeout", why, status=504, outcome="unknown")
     return core.leader, core.term
 
 
@@ -157,16 +176,22 @@ async def reset(node: Node, request_id: str, node_id: NodeId) -> tuple[NodeId, s
     Refused for another id, and for one in the latest configuration this member knows, unless it is out of order,
     another cluster's or removed. The same request gets the same answer.
     """
-    for done in node.directory.identity.reset_requests:
-        if done.request_id == request_id:
-            return done.node_id, done.quarantine
-    if node_id != node.node_id:
-        raise Refused("wrong_node", f"this member is {node.node_id}, not {node_id}", status=409, retryable=False)
-    broken = node.corrupt is not None or node.stale is not None or node.removed
-    if not broken and node.engine is not None and node.engine.participant(node_id) is not None:
-        why = "this member is in the latest configuration it knows: remove it from the cluster first"
-        raise Refused("still_a_member", why, status=409, retryable=False)
-    return await node.begin_anew(request_id)
+    async with node.life:
+        for done in node.directory.identity.reset_requests:
+            if done.request_id == request_id:
+                return done.node_id, done.quarantine
+        if node_id != node.node_id:
+            raise Refused("wrong_node", f"this member is {node.node_id}, not {node_id}", status=409, retryable=False)
+        if node.stopping:
+            raise stopping()
+        broken = node.corrupt is not None or node.stale is not None or node.removed
+        if not broken:
+            if node.engine is None:  # and so nobody knows yet what configuration it is in
+                raise Refused("replaying", "this member is still reading its log: try again shortly", status=503)
+            if node.engine.participant(node_id) is not None:
+                why = "this member is in the latest configuration it knows: remove it from the cluster first"
+                raise Refused("still_a_member", why, status=409, retryable=False)
+        return await node.begin_anew(request_id)
 
 
 def _engine(node: Node) -> Engine:

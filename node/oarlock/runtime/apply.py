@@ -1,7 +1,8 @@
 """Brings committed entries to the machine, in slices, between turns of the loop (rules 24 and 27).
 
-Two rules: entries are applied in the order of the log, each once, and an installed snapshot stands in that order too;
-while a slice's transaction is open or a swap is under way, nothing else writes to the environment.
+Three rules: entries are applied in the order of the log, each once, and an installed snapshot stands in that order too;
+while a slice's transaction is open or a swap is under way, nothing else writes to the environment; however often `run`
+is called, at most one slice is taken in a turn of the loop once there is a backlog.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ NO_SPACE_SECONDS = 0.5  # between tries while the disk is full (rule 5)
 
 
 class Applier:
-    """`on_applied(entries, results)` after each commit; `swap(meta)` opens a snapshot as the next environment."""
+    """`on_applied(entries, results)` after each commit; `swap(meta)` opens a snapshot as the next environment, and
+    `clear` removes the files of the ones before it."""
 
     def __init__(
         self,
@@ -32,18 +34,21 @@ class Applier:
         loop: asyncio.AbstractEventLoop,
         on_applied: Callable[[Sequence[Entry], Sequence[Sequence[Result]], float], None],
         swap: Callable[[SnapshotMeta], Awaitable[Environment]],
+        clear: Callable[[], Awaitable[None]],
         on_swapped: Callable[[SnapshotMeta], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.environment = environment
         self._loop = loop
-        self._on_applied, self._swap, self._on_swapped, self._on_failure = on_applied, swap, on_swapped, on_failure
+        self._on_applied, self._on_failure = on_applied, on_failure
+        self._swap, self._clear, self._on_swapped = swap, clear, on_swapped
         self._queue: deque[list[Entry] | SnapshotMeta] = deque()
         self._job: ApplyJob | None = None
         self._entries: list[Entry] = []
         self._began = 0.0
         self._swapping: asyncio.Task[None] | None = None
-        self._scheduled = False
+        self._durable_markers = 0  # of the swaps in the queue, from its front
+        self._next: asyncio.Handle | None = None  # the run that the loop will make
         self._closed = False
         self.out_of_space = False  # a committed entry waits for disk: this member is not ready meanwhile
 
@@ -51,17 +56,25 @@ class Applier:
         self._queue.append(entries)
 
     def add_swap(self, meta: SnapshotMeta) -> None:
-        """The marker of `meta` is durable: from here on the machine is the snapshot's."""
+        """The log restarts at `meta`: what is added from now on follows it. It begins once its marker is durable."""
         self._queue.append(meta)
+
+    def marker_durable(self) -> None:
+        """The marker of the first swap that waits is on the disk (rule 18)."""
+        self._durable_markers += 1
 
     @property
     def idle(self) -> bool:
         return not self._queue and self._job is None and self._swapping is None
 
     def run(self) -> None:
-        """Works for one slice, and asks the loop for another if there is more."""
-        self._scheduled = False
-        if self._closed or self._swapping is not None:
+        """Works for one slice, and asks the loop for another if there is more. Does nothing while one is due."""
+        if self._next is None:
+            self._run()
+
+    def _run(self) -> None:
+        self._next = None
+        if self._closed or self._waits:
             return
         try:
             self._slice()
@@ -69,16 +82,23 @@ class Applier:
             self.out_of_space = True
             self._job = None
             self._queue.appendleft(self._entries)
-            self._scheduled = True
-            self._loop.call_later(NO_SPACE_SECONDS, self.run)
+            self._next = self._loop.call_later(NO_SPACE_SECONDS, self._run)
             return
         except Exception as e:
-            self._closed = True
+            self.halt()
             self._on_failure(e)
             return
-        if (self._job is not None or self._queue) and self._swapping is None and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self.run)
+        if not self._closed and not self._waits:
+            self._next = self._loop.call_soon(self._run)
+
+    @property
+    def _waits(self) -> bool:
+        """Is there nothing that a slice could do now?"""
+        if self._job is not None:
+            return False
+        if self._swapping is not None or not self._queue:
+            return True
+        return isinstance(self._queue[0], SnapshotMeta) and not self._durable_markers
 
     def maintain(self) -> bool:
         """One small step of housekeeping in the environment, if no apply is due. True while more is to be done."""
@@ -89,8 +109,16 @@ class Applier:
         except OutOfSpace:
             return False
 
-    async def close(self) -> None:
+    def halt(self) -> None:
+        """Nothing is applied any more."""
         self._closed = True
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+
+    async def close(self) -> None:
+        """A swap that is under way is finished first; a job is dropped."""
+        self.halt()
         if self._swapping is not None:
             await asyncio.gather(self._swapping, return_exceptions=True)
         if self._job is not None:
@@ -99,10 +127,9 @@ class Applier:
 
     def _slice(self) -> None:
         if self._job is None:
-            if not self._queue:
-                return
             head = self._queue.popleft()
             if isinstance(head, SnapshotMeta):
+                self._durable_markers -= 1
                 self._swapping = self._loop.create_task(self._run_swap(head))
                 return
             size = sum([len(e.data) for e in head])
@@ -123,12 +150,32 @@ class Applier:
             self._on_applied(entries[: len(results)], results, time.perf_counter() - self._began)
 
     async def _run_swap(self, meta: SnapshotMeta) -> None:
+        """The new environment is in its place before the old one closes: readers never find a closed one."""
         try:
-            self.environment = await self._swap(meta)
+            environment = await self._swap_with_space(meta)
+            before, self.environment = self.environment, environment
+            before.close()
+            self._on_swapped(meta)
+            await self._clear()
         except Exception as e:
-            self._on_failure(e)
+            if not self._closed:
+                self.halt()
+                self._on_failure(e)
             return
         finally:
             self._swapping = None
-        self._on_swapped(meta)
         self.run()
+
+    async def _swap_with_space(self, meta: SnapshotMeta) -> Environment:
+        """Tries until there is room (rule 5): without this state the member can do nothing else."""
+        while True:
+            try:
+                environment = await self._swap(meta)
+            except OutOfSpace:
+                if self._closed:
+                    raise
+                self.out_of_space = True
+                await asyncio.sleep(NO_SPACE_SECONDS)
+            else:
+                self.out_of_space = False
+                return environment

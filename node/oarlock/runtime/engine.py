@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import structlog
 
 from oarlock.machine.command import Command, Result
 from oarlock.machine.environment import Environment
-from oarlock.machine.errors import UnknownEntry
+from oarlock.machine.errors import OutOfSpace, UnknownEntry
 from oarlock.machine.protocol import Machine
 from oarlock.peers.messages import PeerMessage
 from oarlock.peers.transport import Transport
@@ -43,6 +44,7 @@ from oarlock.storage.frame import Frame
 log = structlog.get_logger()
 
 LATE_SECONDS = 0.05  # a wake-up later than this drains the sockets first (rule 11)
+BEFORE_ALL = float("-inf")
 TRAILING_STEP_ENTRIES = 64
 
 
@@ -78,7 +80,13 @@ class Engine:
         self.snapshots = Snapshotter(self, recovered.store, recovered.snapshot)
         self._transport, self._events = transport, events
         self._applier = Applier(
-            recovered.environment, self.loop, self._applied, self._swap, self._swapped, self._apply_failed
+            recovered.environment,
+            self.loop,
+            self._applied,
+            self._swap,
+            self._clear,
+            self._swapped,
+            self._apply_failed,
         )
         self._wal = WalThread(recovered.wal, self.loop, self._durable, self._wal_failed, self._space_changed)
         self._timer: asyncio.TimerHandle | None = None
@@ -87,7 +95,6 @@ class Engine:
         self._leader_seen: tuple[NodeId, int] = (NOBODY, 0)
         self._without_leader_since: float | None = self.loop.time()
         self._placed_seen = ""
-        self._installs: dict[int, SnapshotMeta] = {}  # markers on their way to the disk, by their token's sequence
         core = self._core(recovered.hard_state, recovered.entries, recovered.snapshot)
         self.member = self._member(core)
         self._wal.start()
@@ -120,8 +127,8 @@ class Engine:
             return
         try:
             self.member.receive(message, self.loop.time())
-        except InvariantViolated as e:
-            self._found_corrupt(e)
+        except Exception as e:
+            self._failed(e)
             return
         self.wake()
 
@@ -160,7 +167,7 @@ class Engine:
         self.wake()
 
     def maintain(self) -> bool:
-        return self._applier.maintain()
+        return not self.halted and self._applier.maintain()
 
     def propose_housekeeping(self) -> None:
         """The machine's own command, such as a compaction floor; nobody waits for it. Leaders only."""
@@ -175,7 +182,14 @@ class Engine:
                 log.debug("housekeeping waits", why=e.why)
 
     async def hand_over(self, patience_seconds: float) -> None:
-        """Leadership goes to the follower that is furthest: clients wait for a round trip and not for an election."""
+        """Leadership goes to the follower that is furthest: clients wait for a round trip and not for an election. Then
+        what is under way here is seen to its end, as far as patience reaches."""
+        end = self.loop.time() + patience_seconds
+        await self._transfer(end)
+        while self.member.in_flight_bytes and self.loop.time() < end and not self.halted:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    async def _transfer(self, end: float) -> None:
         core = self.core
         if core.role is not Role.LEADER or self.halted:
             return
@@ -190,7 +204,6 @@ class Engine:
             log.warning("leadership could not be handed over", why=str(e))
             return
         self.wake()
-        end = self.loop.time() + patience_seconds
         while (core.role is Role.LEADER or core.leader == NOBODY) and self.loop.time() < end and not self.halted:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # once in a member's life
 
@@ -199,43 +212,53 @@ class Engine:
         if self.halted:
             return
         self.halted = True
+        self._applier.halt()
         self.member.stop()
         self._deliver(self.member.take_answers())
         if self._timer is not None:
             self._timer.cancel()
 
-    async def close(self) -> None:
-        """After `halt`: ends the threads, closes log and state. The state is synced, and fit for reuse."""
+    async def close(self) -> bool:
+        """After `halt`: ends the threads, closes log and state. True: the state is synced, and fit for reuse."""
         assert self.halted, "halt first"
+        await self._applier.close()  # first: a swap that is under way needs the snapshots' thread
         await self.snapshots.close()
-        await self._applier.close()
         await self._wal.close()
         environment = self.environment
-        await asyncio.to_thread(environment.sync)
-        environment.close()
+        try:
+            await asyncio.to_thread(environment.sync)
+        except Exception as e:
+            log.error("the state could not be synced: the next start builds it anew", why=str(e))
+            return False
+        finally:
+            environment.close()
+        return True
 
     # -- the turn ---------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        """Everything that arrived since the last turn becomes one set of effects (rule 32)."""
         self._turn_due = False
         if self.halted:
             return
+        try:
+            self._take_turn()
+        except Exception as e:  # half of a turn is done: what was promised and not written must never be built upon
+            self._failed(e)
+
+    def _take_turn(self) -> None:
+        """Everything that arrived since the last turn becomes one set of effects (rule 32)."""
         member = self.member
         now = self.loop.time()
-        try:
-            turn = member.turn(now, time.time_ns() // 1_000_000)
-        except InvariantViolated as e:
-            self._found_corrupt(e)
-            return
+        turn = member.turn(now, time.time_ns() // 1_000_000)
         ready = turn.ready
         send = self._transport.send
         for message in turn.messages:
             if not send(message):
                 member.not_sent(message)
+        self.metrics.commands_forwarded = member.commands_forwarded
         if ready.token is not None:
             if ready.install is not None:
-                self._installs[ready.token.sequence] = ready.install
+                self._applier.add_swap(ready.install)
             frame = Frame(ready.hard_state, ready.entries, ready.install)
             self._wal.submit(Submission(frame, ready.token, ready.messages_after_persist))
         if ready.committed:
@@ -285,13 +308,14 @@ class Engine:
             return
         if now - deadline > LATE_SECONDS and not drained:
             # We slept, or were starved: hear first what peers said meanwhile, then judge their silence (rule 11).
-            self._timer_at = now + LATE_SECONDS / 5
-            self._timer = self.loop.call_at(self._timer_at, self._tick, True)
+            # No turn may arm over this one: under load they follow each other closely, and the tick would never come.
+            self._timer_at = BEFORE_ALL
+            self._timer = self.loop.call_at(now + LATE_SECONDS / 5, self._tick, True)
             return
         try:
             member.tick(now)
-        except InvariantViolated as e:
-            self._found_corrupt(e)
+        except Exception as e:
+            self._failed(e)
             return
         self.wake()
 
@@ -346,13 +370,16 @@ class Engine:
             return
         send = self._transport.send
         for submission in durable.submissions:
-            install = self._installs.pop(submission.token.sequence, None)
-            if install is not None:
-                self._applier.add_swap(install)
+            if submission.frame.marker is not None:
+                self._applier.marker_durable()
                 self._applier.run()
             for message in submission.after:
                 send(message)
-        self.core.persisted(durable.submissions[-1].token, self.loop.time())
+        try:
+            self.core.persisted(durable.submissions[-1].token, self.loop.time())
+        except Exception as e:
+            self._failed(e)
+            return
         self.wake()
 
     def _wal_failed(self, error: BaseException) -> None:
@@ -385,18 +412,21 @@ class Engine:
         if isinstance(error, UnknownEntry):
             self._found_corrupt(error)
         else:
-            self.halt()
-            self._events.fatal(f"applying failed: {error!r}")
+            self._failed(error)
 
     async def _swap(self, meta: SnapshotMeta) -> Environment:
-        """Opens the installed snapshot as the next state; the old file goes when its last reader has left (rule 18)."""
+        """Opens the installed snapshot as the next state (rule 18)."""
         path = next_state(self.directory)
         await self.snapshots.with_file(meta, lambda source: copy_state(source, path))
-        before = self.environment
-        environment = Environment.open(path, self.machine)
-        before.close()
-        await asyncio.to_thread(drop_other_states, self.directory, path)
-        return environment
+        try:
+            return Environment.open(path, self.machine)
+        except OutOfSpace:
+            path.unlink(missing_ok=True)
+            raise
+
+    async def _clear(self) -> None:
+        """Drops the states before the newest, which is in use; one that is still read lasts until its reader leaves."""
+        await asyncio.to_thread(drop_other_states, self.directory)
 
     def _swapped(self, meta: SnapshotMeta) -> None:
         if self.halted:
@@ -474,7 +504,8 @@ class Engine:
         )
 
     def _member(self, core: Core) -> Member:
-        member = Member(core, self.loop.time(), Limits())
+        # Numbers that no earlier process of this member has used: a late answer must find nobody who waits for it.
+        member = Member(core, self.loop.time(), Limits(), first_number=secrets.randbits(56))
         member.speaks_version = self.machine.version
         member.cluster_version = self.environment.cluster_version
         return member
@@ -482,6 +513,15 @@ class Engine:
     def _found_corrupt(self, error: Exception) -> None:
         self.halt()
         self._events.corrupt(str(error))
+
+    def _failed(self, error: BaseException) -> None:
+        """What Raft excludes has happened: stay, and say so. Anything else: nobody knows, so the process ends."""
+        if isinstance(error, InvariantViolated):
+            self._found_corrupt(error)
+        else:
+            log.error("the member failed", exc_info=error)
+            self.halt()
+            self._events.fatal(f"the member failed: {error!r}")
 
 
 def trailing_index(core: Core, index: int, trailing_bytes: int) -> int:

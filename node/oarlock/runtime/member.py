@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -36,6 +36,9 @@ from oarlock.runtime.reads import Reads
 from oarlock.runtime.turn import Limits, Turn, Waiter
 
 COMMAND_OVERHEAD_BYTES = 128  # what a queued command costs beside its payload
+PEERS_REMEMBERED = 256
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -75,7 +78,9 @@ class _Slot:
 
 
 class Member:
-    def __init__(self, core: Core, now: float, limits: Limits | None = None) -> None:
+    def __init__(self, core: Core, now: float, limits: Limits | None = None, first_number: int = 0) -> None:
+        """`first_number`: forwards and reads count from here. No earlier process of this member may have used what
+        follows: a leader may still answer what that one asked, and the answer must not be taken for another's."""
         self.core = core
         self.limits = limits or Limits()
         self.draining = False
@@ -85,17 +90,18 @@ class Member:
         self.speaks_version = 1
         self.peer_versions: dict[NodeId, int] = {}
         self.in_flight_bytes = 0
+        self.commands_forwarded = 0
         self.refused: dict[str, int] = {}
         self._queue: deque[_Pending] = deque()
         self._handed: dict[int, _Handed] = {}
         self._forwards: dict[int, _Handed] = {}
-        self._next_forward = 0
-        self._reads = Reads(core, self.limits.waiting_reads)
+        self._next_forward = first_number
+        self._reads = Reads(core, self.limits.waiting_reads, first_number)
         self._unreached: NodeId = NOBODY  # a leader that no stream leads to: what is for it waits here
         self._space: dict[NodeId, bool] = {}
         self._ticked_at = now
         self._reported_at = now
-        self._version_proposed_in = 0
+        self._version_proposed = (0, 0)  # (term, version)
         self._outbox: list[PeerMessage] = []
         self._answers: list[tuple[Waiter, Result]] = []
         self._refusals: list[tuple[Waiter, Refused]] = []
@@ -127,14 +133,19 @@ class Member:
         elif isinstance(message, ForwardReply):
             self._forward_answered(message)
         elif isinstance(message, Report):
-            self._space[message.sender] = message.low_on_space
+            _remember(self._space, message.sender, message.low_on_space)
         else:
             self.core.step(message, now)
+
+    def heard_version(self, peer: NodeId, version: int) -> None:
+        """The hello of `peer` says that it can speak up to `version` (rule 34)."""
+        _remember(self.peer_versions, peer, version)
 
     def not_sent(self, message: PeerMessage) -> None:
         """The transport had no room or no stream for it. A forward that never left may be tried again later."""
         if isinstance(message, Forward) and message.request in self._forwards:
             handed = self._forwards.pop(message.request)
+            self.commands_forwarded -= len(handed.pending)
             self.in_flight_bytes -= handed.size
             for pending in reversed(handed.pending):
                 self.in_flight_bytes += _size(pending)
@@ -169,17 +180,37 @@ class Member:
                 self._refuse(waiter, no_leader())
         self._unreached = NOBODY  # try again: the window may have had room since, or a stream
         self._reads.ask_again(now, patience / 2)
-        for request, handed in list(self._forwards.items()):
-            if now - handed.at <= self.limits.forward_seconds:
-                break  # oldest first
-            del self._forwards[request]
-            self._refuse_all(handed, unknown_outcome("timeout", "the leader did not answer; it may have been applied"))
+        for waiter in self._reads.give_up(now, self.limits.undecided_seconds):
+            self._refuse(waiter, no_leader("the leader does not answer this member: try again, or another member"))
+        self._give_up(now)
         if self.core.role is Role.LEADER:
             self._raise_version(now)
         elif self.core.leader and now - self._reported_at >= self.limits.report_seconds:
             self._reported_at = now
             core = self.core
             self._outbox.append(Report(core.node_id, core.leader, self.low_on_space))
+
+    def _give_up(self, now: float) -> None:
+        """What is undecided for too long is unknown, and takes no more room here. While this member leads, its own
+        proposals wait: they are in its log, and what waits must hold back what comes (pitfall F3)."""
+        why = "the leader did not answer; it may have been applied"
+        while self._forwards:
+            request, handed = next(iter(self._forwards.items()))  # oldest first
+            if now - handed.at <= self.limits.undecided_seconds:
+                break
+            del self._forwards[request]
+            self._refuse_all(handed, unknown_outcome("timeout", why))
+        why = "this member lost its leadership before the write's fate was seen; it may have been applied"
+        while self._handed:
+            index, first = next(iter(self._handed.items()))
+            leads = self.core.role is Role.LEADER and first.term == self.core.term
+            if leads or now - first.at <= self.limits.undecided_seconds:
+                break
+            del self._handed[index]
+            handed_before: _Handed | None = first
+            while handed_before is not None:
+                self._refuse_all(handed_before, unknown_outcome("leadership_lost", why))
+                handed_before = handed_before.older
 
     def proposal(self, index: int, term: int) -> tuple[int, float] | None:
         """(commands, when proposed) of an entry of ours that waits to be applied; for metrics."""
@@ -232,7 +263,7 @@ class Member:
 
     def has_work(self) -> bool:
         """Is another turn due at once? True while a queue is longer than one turn takes."""
-        waiting = bool(self._queue or self._reads.queued) and self._leads_somewhere()
+        waiting = (bool(self._queue) and self._leads_somewhere()) or self._reads.askable
         answers = self._outbox or self._answers or self._refusals or self._readable
         return waiting or bool(answers) or self.core.has_ready()
 
@@ -330,6 +361,7 @@ class Member:
         batch = self._next_batch()
         core = self.core
         self._next_forward += 1
+        self.commands_forwarded += len(batch)
         commands = tuple(
             [ForwardedCommand(p.command.payload, p.command.key, p.command.fingerprint, p.grows) for p in batch]
         )
@@ -353,9 +385,10 @@ class Member:
                 self._refuse(slot, e)
 
     def _forward_answered(self, message: ForwardReply) -> None:
-        handed = self._forwards.pop(message.request, None)
-        if handed is None:
+        handed = self._forwards.get(message.request)
+        if handed is None or handed.leader != message.sender:
             return  # given up before: its waiters have been told `unknown`
+        del self._forwards[message.request]
         self.in_flight_bytes -= handed.size
         for pending, result in zip(handed.pending, message.results, strict=False):
             if result.kind == ERROR:
@@ -419,18 +452,26 @@ class Member:
     def _raise_version(self, now: float) -> None:
         """Rule 34: the leader raises the cluster's version once the hello of every member allows it."""
         core = self.core
-        if self._version_proposed_in == core.term or not core.noop_committed:
+        if not core.noop_committed:
             return
         placed = core.placed.configuration
         everyone = members_of(placed.voters, placed.learners, placed.outgoing)
         versions = [self.speaks_version if m == core.node_id else self.peer_versions.get(m, 0) for m in everyone]
         lowest = min(versions, default=0)
-        if lowest > self.cluster_version:
+        if lowest > self.cluster_version and (core.term, lowest) > self._version_proposed:
             try:
                 core.propose(msgspec.msgpack.encode(lowest), now, EntryKind.VERSION)
-                self._version_proposed_in = core.term
+                self._version_proposed = (core.term, lowest)
             except (Busy, NotLeader):
                 return
+
+
+def _remember(table: dict[NodeId, T], peer: NodeId, value: T) -> None:
+    """The newest word of each peer, of the `PEERS_REMEMBERED` that spoke last (rule 33)."""
+    table.pop(peer, None)
+    table[peer] = value
+    if len(table) > PEERS_REMEMBERED:
+        del table[next(iter(table))]
 
 
 def _size(pending: _Pending) -> int:

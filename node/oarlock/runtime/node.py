@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from oarlock.machine import errors as machine_errors
 from oarlock.machine.command import Command, Result
 from oarlock.machine.environment import Environment
 from oarlock.machine.protocol import Machine
@@ -27,16 +28,19 @@ from oarlock.runtime import admin
 from oarlock.runtime.engine import Engine, Events
 from oarlock.runtime.errors import Refused
 from oarlock.runtime.metrics import Counters
-from oarlock.runtime.recovery import recover
+from oarlock.runtime.recovery import Recovered, recover
 from oarlock.runtime.settings import NodeSettings
 from oarlock.runtime.status import MemberStatus, is_ready, status_of
+from oarlock.storage import errors as storage_errors
 from oarlock.storage.directory import DataDirectory
 from oarlock.storage.errors import Corrupt
+from oarlock.storage.identity import Identity
 
 log = structlog.get_logger()
 
 HOUSEKEEPING_SECONDS = 1.0
 HANDOVER_SECONDS = 2.0
+NO_SPACE_SECONDS = 1.0  # between tries to recover while the disk is full
 
 
 class Node:
@@ -76,8 +80,10 @@ class Node:
                 heartbeat_seconds=settings.heartbeat_seconds, silence_seconds=settings.election_timeout_seconds
             ),
         )
+        self.life = asyncio.Lock()  # one at a time of: reset, stop
+        self.bootstrapping = asyncio.Lock()
         self._on_fatal = on_fatal
-        self._amending = asyncio.Lock()
+        self._amending = asyncio.Lock()  # whoever writes the identity
         self._running: asyncio.Task[None] | None = None
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -108,7 +114,7 @@ class Node:
 
     async def _recover(self) -> None:
         try:
-            recovered = await asyncio.to_thread(recover, self.directory, self.machine, self.settings.segment_bytes)
+            recovered = await self._recovered()
         except Corrupt as e:
             self._found_corrupt(str(e))
             return
@@ -125,9 +131,34 @@ class Node:
             state="reused" if recovered.reused_state else "rebuilt",
             cut_bytes=recovered.cut_bytes,
         )
-        await admin.finish_bootstrap(self)
+        await self._finish_bootstrap()
         _quiet_gc()
         self._announce()
+
+    async def _recovered(self) -> Recovered:
+        """Waits for space where there is none (rule 5). The thread is never left behind: if this task is cancelled,
+        what the thread opened is closed first, before the directory may become another's."""
+        while True:
+            work = asyncio.ensure_future(
+                asyncio.to_thread(recover, self.directory, self.machine, self.settings.segment_bytes)
+            )
+            try:
+                return await asyncio.shield(work)
+            except (storage_errors.OutOfSpace, machine_errors.OutOfSpace) as e:
+                log.error("the disk is full: the start waits for space", why=str(e))
+                await asyncio.to_thread(self.directory.ballast.release)
+                await asyncio.sleep(NO_SPACE_SECONDS)
+            except asyncio.CancelledError:
+                await asyncio.wait([work])
+                if not work.cancelled() and work.exception() is None:
+                    work.result().close()
+                raise
+
+    async def _finish_bootstrap(self) -> None:
+        try:
+            await admin.finish_bootstrap(self)
+        except Refused as e:
+            log.error("the bootstrap waits", why=e.why)
 
     async def _housekeep(self) -> None:
         """Once a second: disk space, snapshots due, the machine's own proposals, what compaction left behind."""
@@ -135,6 +166,7 @@ class Node:
         self.free_bytes = await asyncio.to_thread(self.directory.free_bytes)
         if engine is None or engine.halted:
             return
+        await self._finish_bootstrap()
         self._judge_space(engine)
         if not engine.member.low_on_space:
             await asyncio.to_thread(self.directory.ballast.reserve, self.settings.ballast_bytes)
@@ -162,24 +194,27 @@ class Node:
         if self.stopping:
             return
         self.stopping = True
-        engine = self.engine
-        if engine is not None:
-            engine.member.draining = True
-            await engine.hand_over(HANDOVER_SECONDS)
-        await self._end_work()
-        await self.transport.close()
-        if self.corrupt is None and engine is not None:
-            await asyncio.to_thread(self.directory.mark_clean_stop)
-        await asyncio.to_thread(self.directory.close)
+        async with self.life:
+            engine = self.engine
+            if engine is not None:
+                engine.member.draining = True
+                await engine.hand_over(HANDOVER_SECONDS)
+            clean = await self._end_work()
+            await self.transport.close()
+            if self.corrupt is None and clean:
+                await asyncio.to_thread(self.directory.mark_clean_stop)
+            await asyncio.to_thread(self.directory.close)
         log.info("stopped", node_id=self.node_id)
 
-    async def _end_work(self) -> None:
+    async def _end_work(self) -> bool:
+        """Whether the state is synced, and fit for reuse."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
-        if self.engine is not None:
-            self.engine.halt()
-            await self.engine.close()
+        if self.engine is None:
+            return False
+        self.engine.halt()
+        return await self.engine.close()
 
     # -- clients ----------------------------------------------------------------------------------------------------
 
@@ -272,18 +307,28 @@ class Node:
         notes = {"pod_uid": pod_uid, "volume_uid": volume_uid}
         await self.amend_identity(**{name: value for name, value in notes.items() if value is not None})
 
-    async def amend_identity(self, **changes: object) -> None:
-        """Durable when it returns. One at a time, so that none undoes another."""
+    async def amend_identity(self, expected: Identity | None = None, /, **changes: object) -> bool:
+        """Durable when it returns. One at a time, so that none undoes another. False, and nothing is changed, if the
+        identity is not `expected` any more. Raises Refused where the disk refuses."""
         async with self._amending:
+            if expected is not None and self.directory.identity != expected:
+                return False
             identity = msgspec.structs.replace(self.directory.identity, **changes)
-            await asyncio.to_thread(self.directory.save, identity)
+            try:
+                await asyncio.to_thread(self.directory.save, identity)
+            except OSError as e:
+                full = e.errno in storage_errors.SPACE_ERRNOS
+                code, status = ("out_of_space", 507) if full else ("disk_failed", 500)
+                raise Refused(code, f"the identity could not be written: {e}", status=status, outcome="unknown") from e
+            return True
 
     async def begin_anew(self, request_id: str) -> tuple[NodeId, str]:
-        """Sets the data aside and starts as another incarnation, Idle, in the same process."""
+        """Sets the data aside and starts as another incarnation, Idle, in the same process. Holding `life`."""
         await self._end_work()
         self.transport.drop_all()
         self.engine = None
-        quarantine = await asyncio.to_thread(self.directory.quarantine, request_id)
+        async with self._amending:  # or a note that is being saved would bring the old id back
+            quarantine = await asyncio.to_thread(self.directory.quarantine, request_id)
         self.corrupt = self.stale = None
         self.removed = False
         log.warning("reset: the data was set aside", quarantine=quarantine.name, node_id=self.node_id)
@@ -320,7 +365,7 @@ class Node:
 
     def _heard_hello(self, hello: Hello) -> None:
         if self.engine is not None:
-            self.engine.member.peer_versions[hello.node_id] = hello.version
+            self.engine.member.heard_version(hello.node_id, hello.version)
         self.stale = None
 
     async def _judge(self, hello: Hello) -> Verdict:

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oarlock.machine.environment import Environment
+from oarlock.machine.errors import OutOfSpace
 from oarlock.machine.protocol import Machine
-from oarlock.raft.types import Entry, HardState, SnapshotMeta
+from oarlock.raft.types import NOBODY, Entry, HardState, SnapshotMeta
 from oarlock.storage.directory import DataDirectory, RestartKind
-from oarlock.storage.errors import Corrupt
+from oarlock.storage.errors import SPACE_ERRNOS, Corrupt
+from oarlock.storage.frame import Frame
+from oarlock.storage.recovery import Recovered as LogRecovered
 from oarlock.storage.snapshots import SnapshotStore
 from oarlock.storage.wal import Wal
 
@@ -33,6 +36,11 @@ class Recovered:
     cut_bytes: int
     reused_state: bool
 
+    def close(self) -> None:
+        """For a start that was broken off."""
+        self.environment.close()
+        self.wal.close()
+
 
 def recover(directory: DataDirectory, machine: Machine, segment_bytes: int) -> Recovered:
     """Opens log, snapshots and state. Raises storage.errors.Corrupt where the log or every snapshot is damaged."""
@@ -47,7 +55,14 @@ def recover(directory: DataDirectory, machine: Machine, segment_bytes: int) -> R
         base_index = snapshot.index if snapshot else 0
         environment, reused = _open_state(directory, machine, store, snapshot, entries)
         commit = min(max(log.hard_state.commit, base_index, environment.applied.index), last_index)
-        hard_state = HardState(log.hard_state.term, log.hard_state.vote, commit)
+        term, vote = log.hard_state.term, log.hard_state.vote
+        if snapshot is not None and snapshot.term > term:  # it came before its leader's term was written
+            term, vote = snapshot.term, NOBODY
+        hard_state = HardState(term, vote, commit)
+        if snapshot is not None and not _connected(snapshot, log):
+            # Published, and the process ended before the marker was durable. Without it what is appended next would
+            # leave a gap in the log, or stand behind entries that the snapshot contradicts.
+            wal.append([Frame(hard_state, (), snapshot)])
     except BaseException:
         wal.close()
         raise
@@ -82,6 +97,18 @@ def _after(snapshot: SnapshotMeta | None, entries: tuple[Entry, ...]) -> tuple[E
     return tuple(e for e in entries if e.index > snapshot.index)
 
 
+def _connected(snapshot: SnapshotMeta, log: LogRecovered) -> bool:
+    """Does the log on the disk go on from the snapshot as it is?"""
+    if log.marker is not None and log.marker.index == snapshot.index:
+        return True
+    if not log.entries:
+        return log.marker is None
+    offset = snapshot.index - log.entries[0].index
+    if offset < 0:
+        return True  # it begins right after it
+    return offset < len(log.entries) and log.entries[offset].term == snapshot.term
+
+
 def _open_state(
     directory: DataDirectory,
     machine: Machine,
@@ -97,7 +124,7 @@ def _open_state(
     if snapshot is not None:
         copy_state(store.path(snapshot), fresh)
     environment = Environment.open(fresh, machine)
-    drop_other_states(directory, fresh)
+    drop_other_states(directory)
     return environment, False
 
 
@@ -134,7 +161,10 @@ def next_state(directory: DataDirectory) -> Path:
     return directory.state / f"state-{max(map(_number, _states(directory)), default=0) + 1}.mdb"
 
 
-def drop_other_states(directory: DataDirectory, keep: Path) -> None:
+def drop_other_states(directory: DataDirectory) -> None:
+    """Deletes all but the newest state, and what copies left behind."""
+    keep = newest_state(directory)
+    assert keep is not None, "a state is in use"
     for path in directory.state.iterdir():
         if not path.name.startswith(keep.name):
             path.unlink() if path.is_file() else shutil.rmtree(path)
@@ -151,13 +181,22 @@ def _number(path: Path) -> int:
 
 
 def copy_state(source: Path, destination: Path) -> None:
-    """Copies in the kernel: a reflink where the file system has it, and the GIL is free meanwhile. Not synced."""
+    """Copies in the kernel: a reflink where the file system has it, and the GIL is free meanwhile. Not synced.
+
+    Raises OutOfSpace (nothing is left of the copy), OSError.
+    """
     partial = destination.with_suffix(".partial")
-    with source.open("rb") as src, partial.open("wb") as dst:
-        left = os.fstat(src.fileno()).st_size
-        while left > 0:
-            copied = os.copy_file_range(src.fileno(), dst.fileno(), min(left, COPY_CHUNK_BYTES))
-            if copied == 0:
-                raise OSError(f"{source} ended {left} bytes early while it was copied")
-            left -= copied
-    partial.rename(destination)
+    try:
+        with source.open("rb") as src, partial.open("wb") as dst:
+            left = os.fstat(src.fileno()).st_size
+            while left > 0:
+                copied = os.copy_file_range(src.fileno(), dst.fileno(), min(left, COPY_CHUNK_BYTES))
+                if copied == 0:
+                    raise OSError(f"{source} ended {left} bytes early while it was copied")
+                left -= copied
+        partial.rename(destination)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno in SPACE_ERRNOS:
+            raise OutOfSpace(f"no space for a copy of {source}") from error
+        raise

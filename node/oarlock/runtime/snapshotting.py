@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 import structlog
 
 from oarlock.raft.types import Configuration, NodeId, PlacedConfiguration, SnapshotMeta
-from oarlock.runtime.errors import Refused
+from oarlock.runtime.errors import Refused, stopping
 from oarlock.storage.files import RealFiles
 from oarlock.storage.snapshots import SnapshotStore, digest_file
 
@@ -80,9 +80,14 @@ class Snapshotter:
         newest = self.newest
         if self._taking is None and newest is not None and newest.index == self._engine.environment.applied.index:
             return newest
+        task = self._start()
         try:
-            return await asyncio.shield(self._start())
+            return await asyncio.shield(task)
         except Refused:
+            raise
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise stopping() from None
             raise
         except Exception as e:
             raise Refused("snapshot_failed", f"the snapshot failed: {e}", status=500) from e
@@ -113,9 +118,9 @@ class Snapshotter:
                 digest,
             )
             async with self._files_lock:
-                if self.newest is None or meta.index > self.newest.index:
-                    await self._in_thread(self._publish, path, meta)
-                    self.newest = meta
+                if self.newest is not None and meta.index <= self.newest.index:
+                    return self.newest  # one was installed meanwhile
+                meta = self.newest = await self._in_thread(self._publish, path, meta)
         except Exception as e:
             self.failure = str(e)
             self._not_before = time.monotonic() + RETRY_SECONDS
@@ -212,8 +217,8 @@ class Snapshotter:
                 self._unpin(key)
 
     def oldest_pin(self, otherwise: int) -> int:
-        """The smallest index that a transfer will continue from in the log."""
-        return min((pin.meta.index for pin in self._pins.values()), default=otherwise)
+        """The smallest index that a transfer will continue from in the log, `otherwise` at most."""
+        return min([otherwise, *(pin.meta.index for pin in self._pins.values())])
 
     def keep_from(self) -> int:
         """The log up to this index may go from the disk: it is before every snapshot that is kept (rule 19)."""
@@ -237,10 +242,11 @@ class Snapshotter:
         path.unlink(missing_ok=True)
         return path
 
-    def _publish(self, path: Path, meta: SnapshotMeta) -> None:
-        """In the thread."""
-        self._store.publish(path, meta)
+    def _publish(self, path: Path, meta: SnapshotMeta) -> SnapshotMeta:
+        """In the thread. What is published at that place from now on: a sound one that was there stays."""
+        published = self._store.publish(path, meta)
         self._metas = self._store.metas()
+        return published
 
     async def close(self) -> None:
         for task in (self._taking, self._fetching):

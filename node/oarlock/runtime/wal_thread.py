@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oarlock.raft.effects import PersistToken
-from oarlock.storage.errors import OutOfSpace
+from oarlock.storage.errors import OutOfSpace, WalFailed
 from oarlock.storage.frame import Frame
 from oarlock.storage.wal import Wal
 
@@ -55,6 +55,7 @@ class WalThread:
         self._on_durable, self._on_failure, self._on_space = on_durable, on_failure, on_space
         self._queue: queue.SimpleQueue[Submission | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="wal", daemon=True)
+        self._closing = threading.Event()
         self._full = False
 
     def start(self) -> None:
@@ -72,6 +73,8 @@ class WalThread:
                 result = function(self._wal)
             except Exception as e:
                 self._report(_fail, future, e)
+                if isinstance(e, WalFailed):
+                    raise
             else:
                 self._report(_resolve, future, result)
 
@@ -79,7 +82,9 @@ class WalThread:
         return future
 
     async def close(self) -> None:
-        """Writes what is queued, settles, ends the thread and closes the log."""
+        """Writes what is queued, settles, ends the thread and closes the log. What waits for space is given up: nobody
+        was told that it is durable."""
+        self._closing.set()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -113,10 +118,13 @@ class WalThread:
                     dirty = True
                 for call in calls:
                     call()
+                    dirty = True  # it may have written, and `_idle` has a look at the disk
                 if ending:
                     self._idle()
                     self._wal.close()
                     return
+        except _GivenUp:
+            self._wal.close()
         except BaseException as e:
             self._report(self._on_failure, e)
 
@@ -128,17 +136,24 @@ class WalThread:
                 written = self._wal.append(frames)
             except OutOfSpace:
                 self._space(full=True)
-                time.sleep(NO_SPACE_SECONDS)
+                if self._closing.wait(NO_SPACE_SECONDS):
+                    raise _GivenUp from None
                 continue
-            self._space(full=False)
             self._report(self._on_durable, Durable(batch, time.perf_counter() - began, written))
             return
 
     def _idle(self) -> None:
-        self._wal.settle()
+        """Also soon after each `call`, of which there is one a second: that is how a full disk is found to have space
+        again when nobody writes, since nobody may (pitfall D13)."""
+        try:
+            self._wal.settle()
+        except OutOfSpace:  # a file system that copies on write; the next write vouches instead
+            self._space(full=True)
         self._prepare(None)
 
     def _prepare(self, most_bytes: int | None) -> None:
+        """After each write. That there is space again is said only here: while what is written still fits and the next
+        segment does not, a write's success would say so many times a second."""
         try:
             self._wal.prepare(most_bytes)
         except OutOfSpace:
@@ -154,6 +169,10 @@ class WalThread:
     def _report(self, function: Callable[..., None], *args: Any) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
+
+
+class _GivenUp(Exception):
+    """The thread ends while a write waits for space."""
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:

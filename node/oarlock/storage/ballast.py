@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from oarlock.storage.errors import out_of_space
@@ -9,11 +10,12 @@ from oarlock.storage.files import FileSystem
 
 
 class Ballast:
-    """The ballast at `path`. Methods may block."""
+    """The ballast at `path`. Methods may block, and may be called from any thread: `release` comes in a hurry."""
 
     def __init__(self, path: Path, files: FileSystem) -> None:
         self._path = path
         self._files = files
+        self._one_at_a_time = threading.Lock()
 
     def held_bytes(self) -> int:
         """Raises OSError."""
@@ -30,9 +32,13 @@ class Ballast:
 
         Not synced: after a power loss a shorter ballast is found by `held_bytes` and reserved again.
         """
+        with self._one_at_a_time:
+            return self._reserve(size_bytes)
+
+    def _reserve(self, size_bytes: int) -> bool:
         if self.held_bytes() == size_bytes:
             return True
-        self.release()
+        self._release()
         handle = self._files.create(self._path)
         try:
             self._files.allocate(handle, size_bytes)
@@ -47,6 +53,10 @@ class Ballast:
 
     def release(self) -> int:
         """Give the space back; the bytes freed. Raises OSError."""
+        with self._one_at_a_time:
+            return self._release()
+
+    def _release(self) -> int:
         held = self.held_bytes()
         if self._files.exists(self._path):
             self._files.unlink(self._path)
