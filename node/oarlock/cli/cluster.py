@@ -10,7 +10,7 @@ import typer
 from oarlock.cli.admin_client import Admin
 from oarlock.cli.http import make_client, read_token, split_endpoints
 from oarlock.cli.options import DEFAULT_PEERS, TimeoutOption, TokenFileOption
-from oarlock.cli.output import CommandError, fail, say
+from oarlock.cli.output import USAGE, CommandError, fail, say
 
 app = typer.Typer(help="Make a cluster.", no_args_is_help=True)
 
@@ -24,8 +24,9 @@ def group() -> None:
 def bootstrap(
     token_file: TokenFileOption,
     peer: Annotated[
-        str, typer.Option("--peer", "-p", help="Peer URL of the one Idle member that begins it.")
-    ] = DEFAULT_PEERS[0],
+        list[str],
+        typer.Option("--peer", "-p", envvar="OARLOCK_PEERS", help="Peer URL of the one Idle member that begins it."),
+    ] = DEFAULT_PEERS,
     cluster_id: Annotated[str, typer.Option(help="A name for the cluster; a nonce is added to it.")] = "oarlock",
     min_voters: Annotated[
         int, typer.Option(help="Refuse writes until so many voters have joined, once.", min=1, max=9)
@@ -45,7 +46,10 @@ def bootstrap(
     """
     request = request_id or str(uuid.uuid4())
     try:
-        url = split_endpoints([peer])[0]
+        urls = split_endpoints(peer)
+        if len(urls) > 1:
+            raise CommandError("several peers are given: name the one that begins the cluster with --peer", USAGE)
+        url = urls[0]
         admin = Admin([url], make_client(read_token(token_file)), timeout)
         body = {"request_id": request, "cluster_id": cluster_id, "min_voters": min_voters}
         answer = admin.post(url, "/admin/bootstrap", body, what=f"bootstrap (--request-id {request})")
