@@ -5,7 +5,7 @@ that neither client bytes nor a block in the wrong place can imitate one (rule 2
 state and the watermark (rule 1); a changed layout gets a new FORMAT_VERSION (rule 34).
 
     header (96 bytes)                                         payload            padding
-    magic version flags | nonce | count | place | follows |   msgpack of Frame   zeros, up to a multiple of 64
+    magic version | nonce | flags count | place | follows |   msgpack of Frame   zeros, up to a multiple of 64
     watermark | previous CRC | length | payload CRC | CRC
 """
 
@@ -25,11 +25,12 @@ FORMAT_VERSION = 1
 NONCE_BYTES = 16
 
 _MAGIC = b"OarF"
-_PREFIX = Layout("<4sHH16s")
-_HEADER = Layout("<4sHH16sIQQQQQQIII")
+_PREFIX = Layout("<4sH16s")
+_HEADER = Layout("<4sH16sHIQQQQQQIII")
 _CRC = Layout("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 MAX_PAYLOAD_BYTES = 2**32 - 1
+_KEEPS_TAIL = 1
 
 
 class Position(NamedTuple):
@@ -60,6 +61,7 @@ class Header(NamedTuple):
     follows: Position  # where the frame before it ended; in another segment for the first of a segment
     watermark: Position  # everything before it was durable when this frame was written (rule 1)
     previous_crc: int  # header CRC of the frame before it; 0 after ORIGIN
+    keeps_tail: bool  # of the marker: the log after it stays
     entries: int
     length: int  # payload bytes
     payload_crc: int
@@ -81,22 +83,20 @@ def frame_bytes(payload_length: int) -> int:
 
 
 def encode_header(
-    nonce: bytes, place: Position, follows: Position, watermark: Position, previous_crc: int, count: int, payload: bytes
+    nonce: bytes,
+    place: Position,
+    follows: Position,
+    watermark: Position,
+    previous_crc: int,
+    frame: Frame,
+    keeps_tail: bool,
+    payload: bytes,
 ) -> tuple[bytes, int]:
     """The header's bytes, and its CRC for the next frame's `previous_crc`."""
-    fixed = _HEADER.pack(
-        _MAGIC,
-        FORMAT_VERSION,
-        0,
-        nonce,
-        count,
-        *place,
-        *follows,
-        *watermark,
-        previous_crc,
-        len(payload),
-        crc32c(payload),
-    )
+    flags = _KEEPS_TAIL if keeps_tail else 0
+    places = (*place, *follows, *watermark)
+    sums = (previous_crc, len(payload), crc32c(payload))
+    fixed = _HEADER.pack(_MAGIC, FORMAT_VERSION, nonce, flags, len(frame.entries), *places, *sums)
     crc = crc32c(fixed)
     return fixed + _CRC.pack(crc), crc
 
@@ -106,8 +106,8 @@ def decode_header(data: bytes, offset: int, segment: int, nonce: bytes) -> Heade
     fixed_end = offset + _HEADER.size
     if fixed_end + _CRC.size > len(data):
         return None
-    magic, version, flags, own_nonce, count, *numbers = _HEADER.unpack_from(data, offset)
-    if own_nonce != nonce or magic != _MAGIC or version != FORMAT_VERSION or flags != 0:
+    magic, version, own_nonce, flags, count, *numbers = _HEADER.unpack_from(data, offset)
+    if own_nonce != nonce or magic != _MAGIC or version != FORMAT_VERSION or flags & ~_KEEPS_TAIL:
         return None
     (crc,) = _CRC.unpack_from(data, fixed_end)
     if crc != crc32c(data[offset:fixed_end]):
@@ -115,9 +115,8 @@ def decode_header(data: bytes, offset: int, segment: int, nonce: bytes) -> Heade
     place = Position(numbers[0], numbers[1])
     if place != (segment, offset):
         return None
-    return Header(
-        place, Position(*numbers[2:4]), Position(*numbers[4:6]), numbers[6], count, numbers[7], numbers[8], crc
-    )
+    follows, watermark = Position(numbers[2], numbers[3]), Position(numbers[4], numbers[5])
+    return Header(place, follows, watermark, numbers[6], flags != 0, count, numbers[7], numbers[8], crc)
 
 
 def decode_frame(data: bytes, header: Header) -> Frame | None:
@@ -128,7 +127,7 @@ def decode_frame(data: bytes, header: Header) -> Frame | None:
         return None
     try:
         frame = _decoder.decode(payload)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     return frame if len(frame.entries) == header.entries else None
 
@@ -137,7 +136,7 @@ def headers_after(data: bytes, offset: int, segment: int, nonce: bytes) -> list[
     """Every valid header at an aligned place in `data` from `offset` on, whether its payload is whole or not."""
     found = []
     start = offset
-    needle = _PREFIX.pack(_MAGIC, FORMAT_VERSION, 0, nonce)
+    needle = _PREFIX.pack(_MAGIC, FORMAT_VERSION, nonce)
     while (at := data.find(needle, start)) >= 0:
         header = decode_header(data, at, segment, nonce) if at % ALIGNMENT_BYTES == 0 else None
         if header is not None:

@@ -33,7 +33,7 @@ from oarlock.storage.frame import (
     frame_bytes,
     headers_after,
 )
-from oarlock.storage.replay import Gap, Replay
+from oarlock.storage.replay import Gap, Outline, Replay
 from oarlock.storage.segment import SEGMENT_HEADER_BYTES, Segment, decode_segment_header, list_segments, segment_path
 
 
@@ -54,9 +54,12 @@ class Scan:
 
     recovered: Recovered
     segments: list[Segment]
+    outline: Outline
     present: list[int]  # sequence numbers of every file, live or not
     watermark: Position = ORIGIN  # the highest
-    tail: list[Frame] = field(default_factory=list)  # live, and not vouched for by the watermark
+    tail: list[tuple[Frame, bool]] = field(
+        default_factory=list
+    )  # live, not vouched for; whether the marker keeps the tail
     tail_follows_crc: int = 0  # header CRC of the frame before the tail
     marks: list[tuple[int, int]] = field(default_factory=list)  # (last index, bytes of frames up to there), sparse
     frame_bytes: int = 0  # of all live frames
@@ -86,14 +89,15 @@ def scan(directory: Path, files: FileSystem) -> Scan:
     state = walk.replay
     hard = state.hard_state
     # A leader may learn of a commit before its own entries are durable: `commit` may be ahead of the log (pitfall D11).
-    if state.entries or state.marker is not None:
+    if state.last_index is not None:
         hard = HardState(hard.term, hard.vote, min(hard.commit, state.last_index))
     return Scan(
         recovered=Recovered(hard, state.marker, tuple(state.entries), cut),
         segments=[segment for segment in live if segment.sequence <= end.segment],
+        outline=state.outline(),
         present=list(heads),
         watermark=walk.watermark,
-        tail=[frame for _, frame in walk.tail],
+        tail=[(frame, header.keeps_tail) for header, frame in walk.tail],
         tail_follows_crc=walk.tail[0][0].previous_crc if walk.tail else 0,
         marks=walk.marks,
         frame_bytes=walk.bytes,
@@ -159,7 +163,7 @@ class _Walk:
             if frame is None:
                 break
             try:
-                self.replay.add(frame)
+                self.replay.add(frame, header.keeps_tail)
             except Gap as gap:
                 raise Corrupt(f"{header.place}: {gap}") from gap
             self._take(header, frame, segment)

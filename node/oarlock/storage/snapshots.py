@@ -67,7 +67,7 @@ def decode_meta(data: bytes) -> SnapshotMeta:
         raise NewerFormat(f"a snapshot has format version {version}; this version reads up to {FORMAT_VERSION}")
     try:
         return _meta_decoder.decode(body[6:])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Corrupt(f"the meta file of a snapshot is damaged: {error}") from error
 
 

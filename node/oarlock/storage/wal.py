@@ -33,12 +33,14 @@ from oarlock.storage.frame import (
     frame_bytes,
 )
 from oarlock.storage.recovery import Recovered, Scan, add_mark, bytes_at, max_index, scan
+from oarlock.storage.replay import Outline
 from oarlock.storage.segment import SEGMENT_HEADER_BYTES, Preparation, Segment, remove_unfinished, segment_path
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 _SETTLE_BYTES = 1024  # kept free at the end of a segment: `settle` must never have to wait for a new one
 
 _Bytes: TypeAlias = bytes  # inside the class, `bytes` is a method
+_Flagged: TypeAlias = tuple[Frame, bool]  # whether the frame's marker keeps the tail
 NewNonce: TypeAlias = Callable[[], _Bytes]
 
 
@@ -61,7 +63,7 @@ class Wal:
         self._end = ORIGIN  # everything before it is durable: the watermark of the next frame
         self._crc = 0  # header CRC of the last frame
         self._hard_state = HardState()
-        self._last_index: int | None = None  # None: an empty log, or one whose beginning was released
+        self._outline = Outline()
         self._settled = True
         self._written_bytes = 0  # of frames, since the oldest one that recovery saw
         self._marks: list[tuple[int, int]] = []
@@ -107,9 +109,14 @@ class Wal:
         self._refuse_if_failed()
         if not frames:
             return 0
-        last_index = self._check_order(frames)
-        written = self._write(frames, spare=_SETTLE_BYTES)
-        self._last_index = last_index
+        outline = self._outline.copy()
+        term = self._hard_state.term
+        for frame in frames:
+            if frame.hard_state.term < term:
+                raise ValueError(f"term {frame.hard_state.term} after term {term}")
+            term = frame.hard_state.term
+        written = self._write([(frame, outline.add(frame)) for frame in frames], spare=_SETTLE_BYTES)
+        self._outline = outline
         self._settled = False
         return written
 
@@ -120,7 +127,7 @@ class Wal:
         """
         self._refuse_if_failed()
         if not self._settled:
-            self._write((Frame(self._hard_state),), spare=0)
+            self._write([(Frame(self._hard_state), False)], spare=0)
             self._settled = True
 
     def prepare(self, max_bytes: int | None = None) -> bool:
@@ -153,6 +160,7 @@ class Wal:
                 self._files.sync_directory(self._directory)
             del self._segments[0]
             freed += oldest.size_bytes
+        self._outline.forget(index)
         needed = [mark for mark in self._marks if mark[0] > index]
         self._marks = [*self._marks[: len(self._marks) - len(needed)][-1:], *needed]
         return freed
@@ -179,8 +187,8 @@ class Wal:
 
     # --- inside
 
-    def _write(self, frames: Sequence[Frame], spare: int) -> int:
-        payloads = [encode_payload(frame) for frame in frames]
+    def _write(self, frames: Sequence[_Flagged], spare: int) -> int:
+        payloads = [encode_payload(frame) for frame, _ in frames]
         total = 0
         for payload in payloads:
             if len(payload) > MAX_PAYLOAD_BYTES:
@@ -191,9 +199,9 @@ class Wal:
         offset, follows, crc = segment.end, self._end, self._crc
         watermark = self._end
         buffers: list[_Bytes] = []
-        for frame, payload in zip(frames, payloads, strict=True):
+        for (frame, keeps_tail), payload in zip(frames, payloads, strict=True):
             header, crc = encode_header(
-                segment.nonce, Position(sequence, offset), follows, watermark, crc, len(frame.entries), payload
+                segment.nonce, Position(sequence, offset), follows, watermark, crc, frame, keeps_tail, payload
             )
             length = frame_bytes(len(payload))
             buffers += (header, payload, bytes(length - HEADER_BYTES - len(payload)))
@@ -211,11 +219,11 @@ class Wal:
         with self._fatal(f"cannot sync {segment.path}"):
             self._files.sync(handle)
         self._written_bytes += total
-        for frame in frames:
+        for frame, _ in frames:
             segment.max_index = max(segment.max_index, max_index(frame))
             if frame.entries:
                 add_mark(self._marks, frame.entries[0].index, frame.entries[-1].index, self._written_bytes)
-        self._hard_state = frames[-1].hard_state
+        self._hard_state = frames[-1][0].hard_state
         self._crc = crc
         segment.end = offset
         self._end = Position(sequence, offset)
@@ -270,23 +278,6 @@ class Wal:
             self._preparation = None
         return segment
 
-    def _check_order(self, frames: Sequence[Frame]) -> int | None:
-        last, term = self._last_index, self._hard_state.term
-        for frame in frames:
-            if frame.hard_state.term < term:
-                raise ValueError(f"term {frame.hard_state.term} after term {term}")
-            term = frame.hard_state.term
-            if frame.marker is not None:
-                last = max(last or 0, frame.marker.index)
-            if entries := frame.entries:
-                first = entries[0].index
-                if entries[-1].index - first != len(entries) - 1:
-                    raise ValueError(f"entries {first} to {entries[-1].index} have gaps")
-                if last is not None and first > last + 1:
-                    raise ValueError(f"entry {first} after entry {last}")
-                last = entries[-1].index
-        return last
-
     def _resume(self, found: Scan) -> None:
         """Take over what `scan` found: publish the doubtful tail as one new segment, then drop what it supersedes.
 
@@ -297,9 +288,7 @@ class Wal:
         recovered = found.recovered
         self._next_sequence = max(found.present, default=0) + 1
         self._hard_state = recovered.hard_state
-        log_is_known = bool(recovered.entries) or recovered.marker is not None
-        last = recovered.entries[-1].index if recovered.entries else recovered.marker.index if recovered.marker else 0
-        self._last_index = last if log_is_known else None
+        self._outline = found.outline
         self._written_bytes, self._marks = found.frame_bytes, found.marks
         if found.tail:
             self._publish(found)
@@ -327,14 +316,14 @@ class Wal:
         offset, follows, crc = SEGMENT_HEADER_BYTES, found.watermark, found.tail_follows_crc
         watermark = found.watermark
         parts = []
-        for frame in (*found.tail, None):
-            if frame is None:  # true, and not only hoped for, to whoever reads it: the name comes after the sync
+        settle = Frame(found.tail[-1][0].hard_state)
+        for frame, keeps_tail in (*found.tail, (settle, False)):
+            if frame is settle:  # true to whoever reads it: the name comes after the sync
                 watermark = follows
-                frame = Frame(found.tail[-1].hard_state)
             payload = encode_payload(frame)
             length = frame_bytes(len(payload))
             header, crc = encode_header(
-                nonce, Position(sequence, offset), follows, watermark, crc, len(frame.entries), payload
+                nonce, Position(sequence, offset), follows, watermark, crc, frame, keeps_tail, payload
             )
             parts.append((header + payload).ljust(length, b"\0"))
             offset += length
@@ -342,7 +331,7 @@ class Wal:
         segment = self._new_segment(offset, nonce, b"".join(parts)).advance()
         assert segment is not None
         segment.end = offset
-        segment.max_index = max(map(max_index, found.tail))
+        segment.max_index = max(max_index(frame) for frame, _ in found.tail)
         self._segments.append(segment)
         self._end, self._crc = follows, crc
 
