@@ -1,7 +1,7 @@
 """Handing leadership over (thesis 3.10).
 
-Two rules of this module: while it lasts no proposal is taken, so that the target can catch up with the last entry; and
-it ends, by the target's election or after one election timeout.
+Two rules of this module: while it lasts nothing is appended, neither proposals nor changes of members, so that the
+target can catch up with the last entry; and it ends, by the target's election or after one election timeout.
 """
 
 from __future__ import annotations
@@ -32,13 +32,10 @@ def begin(state: State, target: NodeId) -> None:
 
 
 def advance(state: State) -> None:
-    """Tell the target as soon as it has everything, once."""
-    if state.transferring == NOBODY:
+    """Tell the target as soon as it has everything, once. It is a voter still: no change of members takes place (T5)."""
+    if state.transferring == NOBODY or state.transfer_sent:
         return
-    if state.transferring not in _heirs(state):  # removed or demoted meanwhile (T5)
-        state.transferring = NOBODY
-        return
-    if not state.transfer_sent and state.peers[state.transferring].match == state.log.last_index:
+    if state.peers[state.transferring].match == state.log.last_index:
         state.send(TimeoutNow(state.id, state.transferring, state.term))
         state.transfer_sent = True
         if leads_from_outside(state):
