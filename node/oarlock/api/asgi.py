@@ -19,6 +19,8 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 CLIENT_CLOSED = 499
 """The status that the counters show for a client that went away in the middle of its request."""
 
+DISCARD_BYTES = 16 << 20
+
 NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -50,6 +52,17 @@ async def read_body(receive: Receive, limit: int) -> bytes:
     if size > limit:
         raise body_too_large(limit)
     return b"".join(chunks)
+
+
+async def discard_body(receive: Receive) -> None:
+    """Reads what is left of a body that was refused, within bounds: closing on unread bytes resets the connection, and
+    the client would see that instead of the answer."""
+    left = DISCARD_BYTES
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
 
 
 def body_too_large(limit: int) -> ApiError:

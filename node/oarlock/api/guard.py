@@ -10,7 +10,7 @@ import hmac
 import logging
 from time import perf_counter
 
-from oarlock.api.asgi import App, Message, Receive, Scope, Send, body_too_large, respond_problem
+from oarlock.api.asgi import App, Message, Receive, Scope, Send, body_too_large, discard_body, respond_problem
 from oarlock.api.http_counts import OTHER, HttpCounts
 from oarlock.api.problems import ApiError, too_large
 
@@ -86,6 +86,8 @@ class Guarded:
             if status:  # an answer had begun: only its end can be cut off
                 raise error
             status = error.status
+            if status == 413:
+                await discard_body(receive)
             await respond_problem(send, error, [])
         route = scope.get("route")
         template = getattr(route, "path", None)

@@ -26,6 +26,7 @@ from oarlock.api.asgi import (
     Scope,
     Send,
     body_too_large,
+    discard_body,
     read_body,
     respond,
     respond_problem,
@@ -123,6 +124,8 @@ class KvApp:
             return
         except ApiError as e:
             error = e
+            if error.status == 413:
+                await discard_body(receive)
         except Refused as e:
             error = from_refused(e)
         except DeadlineExceeded:
