@@ -20,7 +20,16 @@ from oarlock.raft.core import Core
 from oarlock.raft.effects import PersistToken, Ready
 from oarlock.raft.errors import InvariantViolated
 from oarlock.raft.invariants import Witness, check_basic, check_delta, glimpse
-from oarlock.raft.messages import RaftMessage
+from oarlock.raft.messages import (
+    Append,
+    AppendReply,
+    PreVote,
+    PreVoteReply,
+    RaftMessage,
+    SnapshotOffer,
+    Vote,
+    VoteReply,
+)
 from oarlock.raft.options import Options
 from oarlock.raft.state import Role
 from oarlock.raft.types import (
@@ -116,6 +125,7 @@ class Node:
         self.machine = Machine()
         self.fetching: tuple[NodeId, SnapshotMeta] | None = None
         self.up = True
+        self.disk_stalls = False
 
 
 class Cluster:
@@ -215,6 +225,8 @@ class Cluster:
         core, counts = node.core, self.counts
         if before.role is not core.role:
             counts[f"became {core.role}"] += 1
+            if self.trace is not None:
+                self.trace.append(f"{short(core.node_id)} becomes {core.role} in term {core.term}")
             if before.role is Role.LEADER and core.removed:
                 counts["removed leader stepped down"] += 1
         kept = dict(before.entries)
@@ -240,12 +252,13 @@ class Cluster:
         while node.up and node.core.has_ready():
             self.take(node, node.core.ready(self.now))
             self.check(node)
-        if self.eager:
-            while node.up and (node.frames or node.to_apply):
-                if node.frames:
-                    self.persist(node)
-                else:
-                    self.apply(node)
+        while self.eager and node.up:
+            if node.frames and not node.disk_stalls:
+                self.persist(node)
+            elif node.to_apply:
+                self.apply(node)
+            else:
+                return
 
     def take(self, node: Node, ready: Ready) -> None:
         if ready.token is not None:
@@ -434,18 +447,24 @@ def say_entry(entry: Entry) -> str:
 
 
 def say(message: RaftMessage) -> str:
-    parts = [f"{type(message).__name__} term {message.term}"]
-    for name in message.__struct_fields__[3:]:
-        value = getattr(message, name)
-        if name == "entries":
-            parts.append("[" + "; ".join(map(say_entry, value)) + "]")
-        elif name == "meta":
-            parts.append(f"snapshot {value.term}.{value.index}")
-        elif isinstance(value, bool):
-            parts.append(name if value else f"not {name}")
-        else:
-            parts.append(f"{name} {value}")
-    return ", ".join(parts)
+    head = f"{type(message).__name__} term {message.term}"
+    match message:
+        case PreVote() | Vote():
+            flag = ", for a transfer" if isinstance(message, Vote) and message.transfer else ""
+            return f"{head}, log ends at {message.last_term}.{message.last_index}{flag}"
+        case PreVoteReply() | VoteReply():
+            return f"{head}, {'granted' if message.granted else 'refused'}"
+        case Append():
+            entries = "; ".join(map(say_entry, message.entries))
+            return f"{head}, after {message.prev_term}.{message.prev_index}, commit {message.commit}, [{entries}]"
+        case AppendReply():
+            if message.accepted:
+                return f"{head}, accepted to {message.index}"
+            return f"{head}, refused after {message.index}, try after {message.hint_term}.{message.hint_index}"
+        case SnapshotOffer():
+            return f"{head}, snapshot {message.meta.term}.{message.meta.index}"
+        case _:
+            return ", ".join([head, *(f"{name} {getattr(message, name)}" for name in message.__struct_fields__[3:])])
 
 
 def describe(id: NodeId, ready: Ready) -> list[str]:

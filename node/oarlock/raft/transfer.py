@@ -32,7 +32,7 @@ def begin(state: State, target: NodeId) -> None:
 
 
 def advance(state: State) -> None:
-    """Tell the target as soon as it has everything, once. It is a voter still: no change of members takes place (T5)."""
+    """Tell the target as soon as it has everything, once. It is a voter still: no change of members goes on (T5)."""
     if state.transferring == NOBODY or state.transfer_sent:
         return
     if state.peers[state.transferring].match == state.log.last_index:
