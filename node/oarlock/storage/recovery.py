@@ -182,16 +182,10 @@ class _Walk:
         while self.tail and self.tail[0][0].end <= self.watermark:
             self.tail.popleft()
         segment.end = header.end.offset
-        segment.max_index = max(segment.max_index, max_index(frame))
+        segment.note(frame, header.keeps_tail)
         self.bytes += frame_bytes(header.length)
         if frame.entries:
             add_mark(self.marks, frame.entries[0].index, frame.entries[-1].index, self.bytes)
-
-
-def max_index(frame: Frame) -> int:
-    """The highest index that the frame names, 0 for none."""
-    last = frame.entries[-1].index if frame.entries else 0
-    return max(last, frame.marker.index if frame.marker is not None else 0)
 
 
 def _check_rest(heads: dict[int, _Head], files: FileSystem, end: Position) -> int:

@@ -17,7 +17,7 @@ from google_crc32c import value as crc32c
 
 from oarlock.storage.errors import Corrupt, NewerFormat, WalFailed, out_of_space
 from oarlock.storage.files import CHUNK_BYTES, FileSystem
-from oarlock.storage.frame import ALIGNMENT_BYTES, FORMAT_VERSION, NONCE_BYTES
+from oarlock.storage.frame import ALIGNMENT_BYTES, FORMAT_VERSION, NONCE_BYTES, Frame
 
 SEGMENT_HEADER_BYTES = ALIGNMENT_BYTES
 _MAGIC = b"OarS"
@@ -73,7 +73,14 @@ class Segment:
     size_bytes: int  # of the file
     end: int = SEGMENT_HEADER_BYTES  # where the last frame ends
     max_index: int = 0  # highest index that an entry or a marker in it names; overwritten ones count
+    anchored: bool = False  # a frame in it says where the log begins, whatever stood before it
     handle: int | None = None  # None: not open
+
+    def note(self, frame: Frame, keeps_tail: bool) -> None:
+        """A frame is in this segment now."""
+        for index in (frame.entries[-1].index if frame.entries else 0, frame.marker.index if frame.marker else 0):
+            self.max_index = max(self.max_index, index)
+        self.anchored = self.anchored or bool(frame.entries) or (frame.marker is not None and not keeps_tail)
 
 
 class Preparation:

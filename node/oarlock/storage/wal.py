@@ -32,7 +32,7 @@ from oarlock.storage.frame import (
     encode_payload,
     frame_bytes,
 )
-from oarlock.storage.recovery import Recovered, Scan, add_mark, bytes_at, max_index, scan
+from oarlock.storage.recovery import Recovered, Scan, add_mark, bytes_at, scan
 from oarlock.storage.replay import Outline
 from oarlock.storage.segment import SEGMENT_HEADER_BYTES, Preparation, Segment, remove_unfinished, segment_path
 
@@ -148,11 +148,14 @@ class Wal:
         """Delete the oldest segments that name no index above `index`; the bytes freed.
 
         The caller promises that a durable snapshot covers `index` and that no transfer or peer needs what is at or
-        below it. A segment stays until a later one holds a durable frame (rule 6). Raises WalFailed.
+        below it. A segment stays until a later one holds a durable frame (rule 6), and one that says where the log
+        begins: a log that lost its snapshot must be seen to have lost something. Raises WalFailed.
         """
         self._refuse_if_failed()
         freed = 0
-        while len(self._segments) > 1 and self._segments[0].max_index <= index:
+        while self._segments and self._segments[0].max_index <= index:
+            if not any(segment.anchored for segment in self._segments[1:]):
+                break
             oldest = self._segments[0]
             with self._fatal(f"cannot delete {oldest.path}"):
                 self._files.unlink(oldest.path)
@@ -219,8 +222,8 @@ class Wal:
         with self._fatal(f"cannot sync {segment.path}"):
             self._files.sync(handle)
         self._written_bytes += total
-        for frame, _ in frames:
-            segment.max_index = max(segment.max_index, max_index(frame))
+        for frame, keeps_tail in frames:
+            segment.note(frame, keeps_tail)
             if frame.entries:
                 add_mark(self._marks, frame.entries[0].index, frame.entries[-1].index, self._written_bytes)
         self._hard_state = frames[-1][0].hard_state
@@ -331,7 +334,8 @@ class Wal:
         segment = self._new_segment(offset, nonce, b"".join(parts)).advance()
         assert segment is not None
         segment.end = offset
-        segment.max_index = max(max_index(frame) for frame, _ in found.tail)
+        for frame, keeps_tail in found.tail:
+            segment.note(frame, keeps_tail)
         self._segments.append(segment)
         self._end, self._crc = follows, crc
 
