@@ -235,6 +235,17 @@ async def test_idle_kept_alive_connection_is_not_swept() -> None:
     assert not transport.closed
 
 
+async def test_pipelined_requests_end_with_their_connection() -> None:
+    """The one that is worked on writes nothing to a closed transport, and the ones behind it never begin."""
+    port = Port()
+    protocol, transport = port.connect()
+    protocol.data_received(b"PUT /a HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx" + GET + GET)
+    protocol.connection_lost(None)
+    await port.settle()
+    assert port.requests == ["/a"]
+    assert transport.written == b""
+
+
 async def test_connections_beyond_the_bound_are_told() -> None:
     """Rule 33: the bound is reached, answered and counted, and a place that is given back is given out."""
     port = Port()

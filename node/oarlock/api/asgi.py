@@ -5,6 +5,8 @@ No framework, no objects but the tuples that ASGI asks for.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
@@ -19,7 +21,9 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 CLIENT_CLOSED = 499
 """The status that the counters show for a client that went away in the middle of its request."""
 
-DISCARD_BYTES = 16 << 20
+LINGER_BYTES = 16 << 20
+LINGER_SECONDS = 2.0
+"""How much, and for how long, of a body that was refused is thrown away before the connection closes."""
 
 NO_STORE = (b"cache-control", b"no-store")
 
@@ -54,17 +58,6 @@ async def read_body(receive: Receive, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-async def discard_body(receive: Receive) -> None:
-    """Reads what is left of a body that was refused, within bounds: closing on unread bytes resets the connection, and
-    the client would see that instead of the answer."""
-    left = DISCARD_BYTES
-    while left > 0:
-        message = await receive()
-        left -= len(message.get("body", b""))
-        if message["type"] == "http.disconnect" or not message.get("more_body", False):
-            return
-
-
 def body_too_large(limit: int) -> ApiError:
     return too_large(f"the request's body has more than {limit} bytes")
 
@@ -79,3 +72,30 @@ async def respond(send: Send, status: int, headers: Headers, body: bytes, *, hea
 
 async def respond_problem(send: Send, error: ApiError, headers: Headers) -> None:
     await respond(send, error.status, [*headers, CONTENT_TYPE, NO_STORE, *error.headers], body_of(error))
+
+
+async def refuse_body(scope: Scope, receive: Receive, send: Send, error: ApiError, headers: Headers) -> None:
+    """Answers with a problem while the request's body is still coming, so that the client sees the answer.
+
+    Closing a connection on unread bytes resets it, and the reset overtakes the answer. So the answer goes out at once,
+    what comes is thrown away for a moment, within bounds, and only then the connection closes. A client that waits for
+    `100 Continue` sends nothing any more.
+    """
+    body = body_of(error)
+    length = (b"content-length", b"%d" % len(body))
+    head = [*headers, CONTENT_TYPE, NO_STORE, length, *error.headers]
+    await send({"type": "http.response.start", "status": error.status, "headers": head})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    if not any(name == b"expect" for name, _ in scope["headers"]):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await _discard(receive, LINGER_BYTES)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _discard(receive: Receive, left: int) -> None:
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return

@@ -10,7 +10,7 @@ import hmac
 import logging
 from time import perf_counter
 
-from oarlock.api.asgi import App, Message, Receive, Scope, Send, body_too_large, discard_body, respond_problem
+from oarlock.api.asgi import App, Message, Receive, Scope, Send, body_too_large, refuse_body, respond_problem
 from oarlock.api.http_counts import OTHER, HttpCounts
 from oarlock.api.problems import ApiError, too_large
 
@@ -87,8 +87,9 @@ class Guarded:
                 raise error
             status = error.status
             if status == 413:
-                await discard_body(receive)
-            await respond_problem(send, error, [])
+                await refuse_body(scope, receive, send, error, [])
+            else:
+                await respond_problem(send, error, [])
         route = scope.get("route")
         template = getattr(route, "path", None)
         name = f"{scope['method']} {template}" if template else OTHER

@@ -26,8 +26,8 @@ from oarlock.api.asgi import (
     Scope,
     Send,
     body_too_large,
-    discard_body,
     read_body,
+    refuse_body,
     respond,
     respond_problem,
 )
@@ -124,8 +124,6 @@ class KvApp:
             return
         except ApiError as e:
             error = e
-            if error.status == 413:
-                await discard_body(receive)
         except Refused as e:
             error = from_refused(e)
         except DeadlineExceeded:
@@ -138,7 +136,10 @@ class KvApp:
             outcome = "unknown" if method in ("PUT", "DELETE") else "not_applied"
             error = ApiError(500, "internal", "the member failed at this request; its log says why", outcome=outcome)
         self._counts.add(route, error.status, perf_counter() - started)
-        await respond_problem(send, error, self.common(headers))
+        if error.status == 413:
+            await refuse_body(scope, receive, send, error, self.common(headers))
+        else:
+            await respond_problem(send, error, self.common(headers))
 
     def common(self, request_headers: Mapping[bytes, bytes] = NO_HEADERS) -> Headers:
         """The headers of every answer: store revision, term, leader, member and request id. A new list."""

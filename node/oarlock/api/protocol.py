@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from oarlock.api.limits import Limits
@@ -42,6 +43,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.body_since: float | None = None
         self.stalled_since: float | None = None
         self.head_bytes = 0
+        self.active: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
@@ -53,6 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.head_since = self.body_since = self.stalled_since = None
+        self._let_go()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -85,6 +88,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self.head_since = None
         self.body_since = self.loop.time()
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self.active = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         if not self.ended:
@@ -132,16 +139,24 @@ class BoundedProtocol(HttpToolsProtocol):
         self.ended = True
         self.rejected[reason] += 1
         self.head_since = self.body_since = None
-        answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        active = self.active
+        answering = active is not None and active.response_started and not active.response_complete
         if not answering and not self.transport.is_closing():
             body = body_of(error)
             head = [STATUS_LINE[error.status], b"content-type: application/problem+json\r\n"]
             head += [b"content-length: %d\r\n" % len(body), b"connection: close\r\n\r\n", body]
             self.transport.write(b"".join(head))
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # its application writes nothing any more
-            self.cycle.message_event.set()
+        self._let_go()
         self.transport.close()
+
+    def _let_go(self) -> None:
+        """The request that is worked on writes nothing any more, and those behind it do not begin. (uvicorn tells only
+        the last one that came; an earlier, pipelined one would write to a transport that is closed.)"""
+        self.pipeline.clear()
+        for cycle in (self.active, self.cycle):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
 
 def protocol_for(limits: Limits, rejected: dict[str, int]) -> type[BoundedProtocol]:
