@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from urllib.parse import urlsplit
 
 import httpx
 import uvicorn
@@ -68,6 +70,7 @@ class TestMember:
     files: dict[str, Path] = field(default_factory=dict)
     progress: Counter[tuple[NodeId, str]] = field(default_factory=Counter)
     on_message: Callable[[PeerMessage], None] | None = None
+    certificate: Path | None = None  # PEM, key and certificate; it is also the only authority that is trusted
 
     def __post_init__(self) -> None:
         self.id = f"{self.name}-{self.name.encode().hex():0>16}"
@@ -113,6 +116,7 @@ class TestMember:
             on_snapshot_progress=lambda peer, digest: self.progress.update([(peer, digest)]),
             options=self.options,
             rng=Random(self.name),
+            tls=ssl.create_default_context(cafile=self.certificate) if self.certificate else None,
         )
         config = uvicorn.Config(
             self.transport.asgi,
@@ -122,6 +126,7 @@ class TestMember:
             timeout_graceful_shutdown=1,
             log_level="critical",
             access_log=False,
+            ssl_certfile=self.certificate,
         )
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve([listener]))
@@ -173,3 +178,15 @@ async def ask(
         if response.status_code != 200 or "content-length" in response.headers:
             await response.aread()
         return response
+
+
+async def open_raw(target: TestMember, path: str, hello: Hello) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a request, read the answer's head, and leave the rest to the test; the reader takes little of its own."""
+    tls = ssl.create_default_context(cafile=target.certificate) if target.certificate else None
+    name = urlsplit(target.peer_url).hostname if tls else None
+    reader, writer = await asyncio.open_connection("127.0.0.1", target.port, limit=4096, ssl=tls, server_hostname=name)
+    lines = (f"GET {path} HTTP/1.1", "host: test", f"authorization: Bearer {TOKEN}", f"{HEADER_NAME}: ")
+    writer.write("\r\n".join(lines).encode() + encode_hello(hello) + b"\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 "), head
+    return reader, writer

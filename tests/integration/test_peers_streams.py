@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import msgspec
 import pytest
-from tests.peer_members import FAST, TestMember, ask, meet, running, until
+from tests.peer_members import FAST, TestMember, ask, meet, open_raw, running, until
 
 from oarlock.peers.client import OpeningRefused, PeerUnreachable
 from oarlock.peers.frames import HEADER, MAX_FRAME_BYTES, encode_frame
@@ -362,12 +362,7 @@ async def test_blackholed_response_recovers(a: TestMember) -> None:
 async def test_a_peer_that_takes_nothing_loses_its_stream(a: TestMember) -> None:
     """F4, rule 33: the window fills, sends are dropped, the hanging write ends within the silence allowed."""
     b = TestMember("b")
-    reader, writer = await asyncio.open_connection("127.0.0.1", a.port, limit=1024)
-    writer.write(
-        b"GET /raft/stream?kind=data HTTP/1.1\r\nhost: a\r\nauthorization: Bearer correct horse\r\n%s: %s\r\n\r\n"
-        % (HEADER_NAME.encode(), encode_hello(b.hello_to(a, HelloKind.DATA)))
-    )
-    await reader.readuntil(b"\r\n\r\n")
+    _, writer = await open_raw(a, "/raft/stream?kind=data", b.hello_to(a, HelloKind.DATA))
     await until(lambda: a.transport.statuses(), "the stream is open")
     while a.transport.send(append(a, b, bytes(256 * 1024))):
         assert a.transport.statuses()[0].queued_bytes <= FAST.data_window_bytes
