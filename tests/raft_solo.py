@@ -148,8 +148,8 @@ class Solo:
         self.core.tick(self.now)
         return self.take()
 
-    def lead(self, *voters: str) -> list[Message]:
-        """Win the next term with the votes of `voters`, and commit the no-op with them."""
+    def win(self, *voters: str) -> list[Message]:
+        """Win the next term with the votes of `voters`; the no-op is on its way."""
         self.time_out()
         term = self.core.term
         for voter in voters:
@@ -159,6 +159,11 @@ class Solo:
             self.give(VoteReply, voter, term + 1, True)
         out = self.take()
         assert self.core.role == "leader"
+        return out
+
+    def lead(self, *voters: str) -> list[Message]:
+        """Win, and commit the no-op with the same voters."""
+        out = self.win(*voters)
         for voter in voters:
             out += self.accept(voter)
         return out

@@ -21,7 +21,7 @@ from oarlock.raft.quorum import halves
 from oarlock.raft.state import Role
 from oarlock.raft.types import EntryKind
 
-SEEDS = 200
+SEEDS = 120
 ACTIONS = 1500
 OPTIONS = Options(max_inflight_appends=4, max_append_bytes=200, max_uncommitted_bytes=2000)
 

@@ -112,6 +112,8 @@ def check_delta(before: Glimpse, core: Core) -> None:
     _require(core.commit_index >= before.commit, "the commit index never goes back", core)
     _require(core.applied_index >= before.applied, "applied never goes back", core)
     stays_leader = before.role is Role.LEADER is core.role and core.term == before.term
+    if stays_leader and core.commit_index > before.commit:
+        _require(core.term_at(core.commit_index) == core.term, "only the own term is committed by counting", core)
     for index, term in before.entries:
         if core.first_index <= index and (index <= before.commit or stays_leader):
             _require(core.term_at(index) == term, f"entry {term}.{index} must stay", core)
