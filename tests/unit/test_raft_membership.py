@@ -252,6 +252,7 @@ def test_truncation_rolls_back_configuration() -> None:
     solo = Solo("b")
     solo.step(Append, "a", 1, 1, 1, 1, entries)
     assert placed(solo) == "voters ab"
+    assert list(solo.core.participants()) == [node_id(name) for name in "abc"], "c may be in force again"
     solo.step(Append, "c", 2, 2, 1, 1, (command(3, 2),))
     assert placed(solo) == "voters ab, outgoing abc"
     solo.step(Append, "c", 3, 1, 1, 1, (command(2, 3),))
@@ -420,9 +421,11 @@ def test_removed_node_learns_removal() -> None:
     solo.accept("b")
     solo.accept("b")
     assert solo.core.peers[node_id("c")].leaving == solo.core.commit_index
+    assert list(solo.core.participants()) == [node_id(name) for name in "abc"], "to tell it, a connection is kept"
     for _ in range(11):
         solo.beat("b")
     assert node_id("c") not in solo.core.peers, "one that does not answer is told for one election timeout"
+    assert list(solo.core.participants()) == [node_id(name) for name in "ab"]
 
 
 def test_new_leader_tells_those_the_old_one_dropped() -> None:

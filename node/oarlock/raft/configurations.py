@@ -6,7 +6,7 @@ list stands at or before the log's start, so there is always one to fall back to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -53,6 +53,9 @@ class Configurations:
     def previous(self) -> PlacedConfiguration:
         """The one before the latest; the latest itself when nothing older is known."""
         return self._placed[-2] if len(self._placed) > 1 else self._placed[-1]
+
+    def newest_first(self) -> Iterator[PlacedConfiguration]:
+        return reversed(self._placed)
 
     def at(self, index: int) -> PlacedConfiguration:
         """The one in force when the log ended at `index`; for a commit index, the committed one."""

@@ -161,6 +161,18 @@ class State:
             found.setdefault(member.id, member)
         return found
 
+    def participants(self) -> dict[NodeId, Member]:
+        """All whom this member may still have something to say to: those of the latest configuration, of any since the
+        committed one (it may be rolled back), and on a leader those dropped that do not know it yet (M11)."""
+        found = self.members()
+        committed = self.configurations.at(self.commit).index
+        for placed in self.configurations.newest_first():
+            groups = placed.configuration
+            for member in (*groups.voters, *groups.learners, *groups.outgoing):
+                if placed.index >= committed or member.id in self.peers:
+                    found.setdefault(member.id, member)
+        return found
+
     def configuration_changed(self) -> None:
         """To be called when the latest configuration is another: by append, truncation or snapshot."""
         self.halves = quorum.halves(self.configurations.latest.configuration)

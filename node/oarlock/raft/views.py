@@ -11,7 +11,7 @@ from oarlock.raft import membership
 from oarlock.raft.options import Options
 from oarlock.raft.progress import PeerProgress
 from oarlock.raft.state import Role, State
-from oarlock.raft.types import NOBODY, Entry, NodeId, PlacedConfiguration, SnapshotMeta
+from oarlock.raft.types import NOBODY, Entry, Member, NodeId, PlacedConfiguration, SnapshotMeta
 
 
 class Views:
@@ -147,6 +147,12 @@ class Views:
     @property
     def leader_changes(self) -> int:
         return self._state.leader_changes
+
+    def participants(self) -> dict[NodeId, Member]:
+        """All to whom a connection is wanted, this member included: those of the latest configuration, of any since the
+        committed one, and those dropped whom the leader has not told yet. It changes only when `placed` or
+        `committed_placed` does, or when a peer leaves `peers`."""
+        return self._state.participants()
 
     def is_caught_up(self, node: NodeId) -> bool:
         """On the leader: whether a learner could be made a voter now (rule 13)."""
