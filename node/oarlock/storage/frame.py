@@ -69,7 +69,8 @@ class Header(NamedTuple):
 
     @property
     def end(self) -> Position:
-        return Position(self.place.segment, self.place.offset + frame_bytes(self.length))
+        place = self.place
+        return Position(place.segment, place.offset + frame_bytes(self.length))
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from oarlock.raft.types import Entry, HardState, SnapshotMeta
 from oarlock.storage.errors import Corrupt
-from oarlock.storage.files import FileSystem, read_file
+from oarlock.storage.files import CHUNK_BYTES, FileSystem, read_file
 from oarlock.storage.frame import (
     HEADER_BYTES,
     ORIGIN,
@@ -97,8 +97,8 @@ def scan(directory: Path, files: FileSystem) -> Scan:
         outline=state.outline(),
         present=list(heads),
         watermark=walk.watermark,
-        tail=[(frame, header.keeps_tail) for header, frame in walk.tail],
-        tail_follows_crc=walk.tail[0][0].previous_crc if walk.tail else 0,
+        tail=[(frame, header.keeps_tail) for _, header, frame in walk.tail],
+        tail_follows_crc=walk.tail[0][1].previous_crc if walk.tail else 0,
         marks=walk.marks,
         frame_bytes=walk.bytes,
     )
@@ -147,7 +147,7 @@ class _Walk:
         self.bytes = 0
         self.replay = Replay()
         self.watermark = ORIGIN
-        self.tail: deque[tuple[Header, Frame]] = deque()
+        self.tail: deque[tuple[Position, Header, Frame]] = deque()
         self.marks: list[tuple[int, int]] = []
 
     def segment(self, segment: Segment, limit: int) -> Position:
@@ -157,7 +157,10 @@ class _Walk:
         segment.end = offset
         while offset < limit:
             header = decode_header(data, offset, segment.sequence, segment.nonce)
-            if header is None or header.end.offset > limit or not self._connects(header):
+            if header is None or not self._connects(header):
+                break
+            end = header.end
+            if end.offset > limit:
                 break
             frame = decode_frame(data, header)
             if frame is None:
@@ -166,8 +169,8 @@ class _Walk:
                 self.replay.add(frame, header.keeps_tail)
             except Gap as gap:
                 raise Corrupt(f"{header.place}: {gap}") from gap
-            self._take(header, frame, segment)
-            offset = header.end.offset
+            self._take(header, end, frame, segment)
+            offset = end.offset
         return Position(segment.sequence, offset)
 
     def _connects(self, header: Header) -> bool:
@@ -175,13 +178,13 @@ class _Walk:
             return header.follows != ORIGIN or header.previous_crc == 0
         return header.previous_crc == self._crc and header.follows == self._end
 
-    def _take(self, header: Header, frame: Frame, segment: Segment) -> None:
-        self._crc, self._end = header.crc, header.end
+    def _take(self, header: Header, end: Position, frame: Frame, segment: Segment) -> None:
+        self._crc, self._end = header.crc, end
         self.watermark = max(self.watermark, header.watermark)
-        self.tail.append((header, frame))
-        while self.tail and self.tail[0][0].end <= self.watermark:
+        self.tail.append((end, header, frame))
+        while self.tail and self.tail[0][0] <= self.watermark:
             self.tail.popleft()
-        segment.end = header.end.offset
+        segment.end = end.offset
         segment.note(frame, header.keeps_tail)
         self.bytes += frame_bytes(header.length)
         if frame.entries:
@@ -194,16 +197,26 @@ def _check_rest(heads: dict[int, _Head], files: FileSystem, end: Position) -> in
     for sequence, head in heads.items():
         if sequence < end.segment:
             continue
-        data = read_file(files, head.segment.path)
         start = end.offset if sequence == end.segment else SEGMENT_HEADER_BYTES
-        for header in headers_after(data, start, sequence, head.segment.nonce):
+        data = _written_part(read_file(files, head.segment.path), start)
+        padded = data + bytes(HEADER_BYTES)  # a header may end in zeros itself
+        for header in headers_after(padded, start, sequence, head.segment.nonce):
             if header.watermark > end:
                 raise Corrupt(
                     f"{end}: not a valid frame, though the frame at {header.place} vouches for everything before "
                     f"{header.watermark}"
                 )
-        cut += len(data[start:].rstrip(b"\0"))
+        cut += max(0, len(data) - start)
     return cut
+
+
+def _written_part(data: bytes, start: int) -> bytes:
+    """`data` without the zeros at its end, `start` bytes at the least: a segment is mostly zeros, and seldom read."""
+    zeros = bytes(CHUNK_BYTES)
+    length = len(data)
+    while length - CHUNK_BYTES >= start and data[length - CHUNK_BYTES : length] == zeros:
+        length -= CHUNK_BYTES
+    return data[:start] + data[start:length].rstrip(b"\0")
 
 
 MARK_BYTES = 256 * 1024
