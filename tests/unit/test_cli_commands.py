@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import configparser
+import re
 from pathlib import Path
 
 import click
@@ -12,7 +14,7 @@ from typer.testing import CliRunner
 from oarlock import __version__
 from oarlock.cli.app import app
 from oarlock.cli.output import FAILED, USAGE
-from oarlock.cli.serve import Address
+from oarlock.cli.serve import STOP_SECONDS, Address
 
 WANTED = {
     "serve",
@@ -143,3 +145,23 @@ def test_option_names_are_twins_of_the_environment() -> None:
                 continue
             flag = max(parameter.opts, key=len)
             assert parameter.envvar == "OARLOCK_" + flag.removeprefix("--").replace("-", "_").upper()
+
+
+def test_systemd_unit_names_only_settings_that_exist() -> None:
+    """Nobody reads the unit until it fails on somebody's machine."""
+    unit = Path(__file__).parents[2] / "node/packaging/oarlock.service"
+    text = unit.read_text()
+    known = {parameter.envvar for parameter in COMMANDS["serve"].params}  # type: ignore[attr-defined]
+    named = set(re.findall(r"\bOARLOCK_[A-Z_]+", text))
+    assert {"OARLOCK_DATA_DIR", "OARLOCK_CLUSTER_TOKEN_FILE"} <= named <= known
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # configparser's own way to keep case
+    parser.read_string(text)
+    assert parser["Service"]["ExecStart"].split()[1:] == ["serve"]
+    assert int(parser["Service"]["TimeoutStopSec"]) > STOP_SECONDS
+
+
+def test_docs_name_every_command() -> None:
+    page = (Path(__file__).parents[2] / "docs/cli.md").read_text()
+    for name in WANTED:
+        assert f"`{name}`" in page or f"`{name.split()[-1]}`" in page, name
