@@ -21,7 +21,7 @@ from oarlock.raft.quorum import halves
 from oarlock.raft.state import Role
 from oarlock.raft.types import EntryKind
 
-SEEDS = 120
+SEEDS = 200
 ACTIONS = 1500
 OPTIONS = Options(max_inflight_appends=4, max_append_bytes=200, max_uncommitted_bytes=2000)
 
@@ -93,6 +93,7 @@ class Chaos:
             (self.snapshot, 1.2),
             (self.fetch, 2),
             (self.reconnect, 0.5 * self.faults),
+            (self.depose, 0.6 * self.faults),
             (self.stall_disk, 0.2 * self.faults),
         ]
         doings, weights = [one for one, _ in actions], [weight for _, weight in actions]
@@ -141,6 +142,28 @@ class Chaos:
                     if not one_way:
                         cut.append((other, id))
         self.cluster.counts["partition"] += bool(cut)
+
+    def depose(self) -> None:
+        """The schedule that makes most trouble: a leader, alone or with one other, goes on writing and changing members
+        while the rest elects another; then they meet. Blind chance brings it about too rarely."""
+        leader = self.cluster.leader()
+        if leader is None:
+            return
+        others = [id for id in self.cluster.nodes if id != leader.node_id]
+        beside = [id for id in others if self.rng.random() < 0.3][:1]
+        for id in [leader.node_id, *beside]:
+            for other in others:
+                if other not in beside:
+                    self.cluster.cut += [(id, other), (other, id)]
+        for _ in range(30):
+            if self.rng.random() < 0.3:
+                self.rng.choice((self.propose, self.propose, self.change, self.read))()
+            self.cluster.now += self.rng.choice((0.0, 0.05, 0.2))
+            self.cluster.tick()
+            for _ in range(self.rng.randint(0, 8)):
+                self.rng.choice((self.deliver, self.persist, self.apply))()
+        if self.rng.random() < 0.8:
+            self.heal()
 
     def heal(self) -> None:
         self.cluster.cut.clear()
