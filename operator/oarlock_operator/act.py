@@ -6,7 +6,8 @@
 | bootstrap | the member: only from Idle, same request, same answer |
 | configure | `if_config`: the Raft log serialises, not we |
 | reset | the member: its own id, which the configuration lacks |
-| delete a volume or a child | uid and resourceVersion |
+| delete a volume | uid and resourceVersion |
+| delete a child | uid |
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ async def make(step: Step, world: World, kube: Kube) -> str:
         await kube.apply(step.manifest)
         return f"applied {step.manifest['kind']}/{step.manifest['metadata']['name']}"
     if isinstance(step, DeleteChild):
-        await kube.delete(step.manifest)
+        await kube.delete(step.manifest, unchanged=False)  # its status may change at any time
         return f"deleted {step.manifest['kind']}/{step.manifest['metadata']['name']}"
     assert isinstance(step, MakeSecret)
     try:
@@ -71,7 +72,7 @@ async def act(action: Action, world: World, kube: Kube, members: Members) -> str
             await members.transfer(leader.ip, token, TransferRequest(target=target))
             return f"moved the leadership to {target}: {why}"
         case DeleteVolume(volume=volume, why=why):
-            await kube.delete({**volume.manifest, "apiVersion": "v1", "kind": "PersistentVolumeClaim"})
+            await kube.delete({**volume.manifest, "apiVersion": "v1", "kind": "PersistentVolumeClaim"}, unchanged=True)
             return f"deleted the volume claim {volume.name}: {why}"
 
 

@@ -56,7 +56,7 @@ class Kube(Protocol):
     ) -> Manifest: ...
     async def create(self, manifest: Manifest) -> Manifest: ...
     async def replace(self, manifest: Manifest) -> Manifest: ...
-    async def delete(self, manifest: Manifest) -> None: ...
+    async def delete(self, manifest: Manifest, *, unchanged: bool) -> None: ...
     async def served(self) -> bool: ...
 
 
@@ -116,10 +116,10 @@ class KubeClient:
     async def replace(self, manifest: Manifest) -> Manifest:
         return await self._request("put", _path_of(manifest), body=manifest, field_manager=names.MANAGER)
 
-    async def delete(self, manifest: Manifest) -> None:
-        """Delete exactly this object (uid and resourceVersion are preconditions). One that is gone is no error."""
+    async def delete(self, manifest: Manifest, *, unchanged: bool) -> None:
+        """Delete exactly this object, by uid; `unchanged`: only as it was read. One that is gone is no error."""
         meta = manifest["metadata"]
-        preconditions = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
+        preconditions = {"uid": meta["uid"]} | ({"resourceVersion": meta["resourceVersion"]} if unchanged else {})
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
         try:
             await self._request("delete", _path_of(manifest), body=body)
