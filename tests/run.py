@@ -157,8 +157,9 @@ def in_313(*command: object) -> list[str]:
 
 
 def pytest_313(report: pathlib.Path) -> list[str]:
-    return in_313(venv313() / "bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}",
-                  "tests/unit", "tests/golden")  # fmt: skip
+    sources = f"PYTHONPATH={ROOT}/node:{ROOT}/operator"  # the environment serves every checkout: it holds none
+    pytest = [venv313() / "bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    return in_313("env", sources, *pytest, "tests/unit", "tests/golden")
 
 
 TIERS = (

@@ -6,5 +6,4 @@ rm -rf "$1"
 python=$(command -v python3.13)
 "$python" -m venv "$1"
 "$1/bin/python" -m pip install -q --require-hashes -r requirements/dev.txt
-printf '%s/node\n%s/operator\n' "$PWD" "$PWD" >"$("$1/bin/python" -c 'import site; print(site.getsitepackages()[0])')/oarlock-sources.pth"
 touch "$1/ready"
