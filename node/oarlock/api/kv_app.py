@@ -49,6 +49,7 @@ from oarlock.api.parsing import (
     stale_allowed,
 )
 from oarlock.api.problems import ApiError, Headers, bad_request, from_refused, timed_out
+from oarlock.api.whole import SCOPE_KEY, AnswerWhole
 from oarlock.kv import result_number
 from oarlock.machine import Result, Status
 from oarlock.runtime.errors import Refused, stopping
@@ -119,7 +120,9 @@ class KvApp:
                 return
             status, extra, body = await handler(scope, headers, receive)
             extra += self.common(headers)
-            await respond(send, status, extra, body, head=method == "HEAD")
+            whole: AnswerWhole | None = scope.get(SCOPE_KEY)
+            if whole is None or not whole(status, extra, body, method == "HEAD"):
+                await respond(send, status, extra, body, head=method == "HEAD")
             self._counts.add(route, status, perf_counter() - started)
             return
         except ApiError as e:

@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 
 from oarlock.api.limits import Limits
 from oarlock.api.problems import ApiError, body_of
+from oarlock.api.whole import SCOPE_KEY, answering
 
 SWEEP_SECONDS = 1.0
 
@@ -91,6 +92,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self.active = cycle
+        cycle.scope[SCOPE_KEY] = answering(cycle)  # type: ignore[literal-required]  # ASGI lets servers add keys
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
