@@ -242,7 +242,8 @@ class SimulatedFiles:
         if not self.lying:
             directory.durable = dict(directory.live)
             for change in directory.changes:
-                change.fate.survives = True
+                if change.added:  # syncing where a file was moved from says nothing about where it was moved to
+                    change.fate.survives = True
             directory.changes.clear()
 
     def free_bytes(self, path: Path) -> int:

@@ -109,6 +109,23 @@ def test_a_rename_between_directories_is_one_change() -> None:
     assert seen == {(0, "file", "|"), (0, "|", "file"), (1, "|", "file")}
 
 
+def test_a_rename_whose_target_was_not_synced_may_lose_the_file() -> None:
+    seen = set()
+    for seed in range(20):
+        disk = SimulatedFiles(random.Random(seed))
+        for name in ("x", "y"):
+            disk.mkdir(ROOT / name)
+        write_file(disk, ROOT / "x" / "file", b"1")
+        for path in (ROOT, ROOT / "x", ROOT / "y"):
+            disk.sync_directory(path)
+        disk.rename(ROOT / "x" / "file", ROOT / "y" / "file")
+        disk.sync_directory(ROOT / "x")
+        disk.power_loss(0.5)
+        assert disk.listdir(ROOT / "x") == []
+        seen.add(tuple(disk.listdir(ROOT / "y")))
+    assert seen == {(), ("file",)}
+
+
 def test_a_failed_sync_leaves_clean_pages(disk: SimulatedFiles) -> None:
     """ATC '20: the contents stay readable, a later sync succeeds, and still they are lost."""
     handle = disk.create(ROOT / "file")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -229,7 +230,7 @@ def test_settling_vouches_for_the_last_group_once(disk: SimulatedFiles) -> None:
 def test_settling_never_needs_a_new_segment(disk: SimulatedFiles) -> None:
     """Rules 3 and 5: an append leaves room for it, so that a full disk cannot keep the log from settling."""
     wal, _ = open_wal(disk)
-    for size in range(2000, 2900, 16):
+    for size in range(2800, 4000, 16):
         wal.append([frame(1, [entry(1, 1, bytes(size))])])
         disk.capacity_bytes = disk.used_bytes()
         wal.settle()
@@ -360,6 +361,26 @@ def test_no_space_inside_a_segment_is_no_failure(disk: SimulatedFiles) -> None:
         wal.append([frame(1, entries(2, 2, 1)), frame(1, entries(3, 3, 1))])
     disk.fail = healthy
     wal.append([frame(1, entries(2, 2, 1, b"again"))])
+    disk.power_loss(0)
+    assert open_wal(disk)[1].entries == (*entries(1, 1, 1), *entries(2, 2, 1, b"again"))
+
+
+def test_what_a_refused_append_left_behind_never_joins_the_log(disk: SimulatedFiles) -> None:
+    """Rule 5: its second frame is whole, in its place, and follows the end of a frame as long as the first was."""
+    wal, _ = open_wal(disk)
+    wal.append([frame(1, entries(1, 1, 1))])
+    real = disk.write
+
+    def whole_but_refused(handle: int, buffers: Sequence[bytes], offset: int) -> None:
+        real(handle, buffers, offset)
+        raise OSError(errno.ENOSPC, "no space")
+
+    disk.write = whole_but_refused  # type: ignore[method-assign]
+    with pytest.raises(OutOfSpace):
+        wal.append([frame(1, entries(2, 2, 1, b"first")), frame(1, entries(3, 3, 1))])
+    disk.write = real  # type: ignore[method-assign]
+    wal.append([frame(1, entries(2, 2, 1, b"again"))])
+    assert len(frames_in(disk, files_of(disk)[0])) == 3
     disk.power_loss(0)
     assert open_wal(disk)[1].entries == (*entries(1, 1, 1), *entries(2, 2, 1, b"again"))
 
@@ -546,6 +567,18 @@ def test_a_marker_is_read_rightly_after_the_log_below_it_was_released(disk: Simu
     _, recovered = open_wal(disk)
     assert [one.index for one in recovered.entries] == ([5, 6] if agrees else [])
     assert recovered.marker == meta(4, 1 if agrees else 2)
+
+
+def test_a_marker_whose_tail_began_in_a_released_segment(disk: SimulatedFiles) -> None:
+    """Rule 6: what is left of the log begins later than at the marker, below a snapshot that covers the rest."""
+    wal, _ = open_wal(disk)
+    wal.append([frame(1, entries(1, 10, 1, bytes(250)))])
+    wal.append([frame(1, (*entries(11, 11, 1, bytes(600)),), commit=5, marker=meta(5, 1))])
+    wal.append([frame(1, (*entries(12, 12, 1),), commit=10)])
+    assert wal.release(10) > 0
+    _, recovered = open_wal(disk)
+    assert recovered.marker is None
+    assert [one.index for one in recovered.entries] == [11, 12]
 
 
 def test_commit_meta_ahead_of_log_starts(disk: SimulatedFiles) -> None:

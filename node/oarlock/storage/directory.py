@@ -228,7 +228,6 @@ def _restart_kind(path: Path, files: FileSystem, boot_id: str) -> RestartKind:
     if files.exists(clean):
         kind = "clean"
         files.unlink(clean)
-        files.sync_directory(path)
     if kind != "same_boot":
-        replace_file(files, boot, boot_id.encode())
+        replace_file(files, boot, boot_id.encode())  # syncs the directory, for the marker's removal too
     return kind
