@@ -45,6 +45,7 @@ from oarlock.runtime.member import Member
 from oarlock.runtime.turn import Limits, Turn
 
 LATENCY = 0.001
+MOST_EVENTS = 1000  # in one instant
 MOST_TURNS = 50  # in one instant: more is a member that spins
 
 
@@ -75,10 +76,11 @@ class Toy:
     applied: list[tuple[int, bytes]] = field(default_factory=list)  # (index, payload)
     placed: PlacedConfiguration = NOTHING_PLACED
     version: int = 0
+    time_ms: int = 0
 
     def apply(self, entry: Entry) -> list[Result]:
         assert entry.index == self.index + 1, "entries are applied in order, each once"
-        self.index, self.term = entry.index, entry.term
+        self.index, self.term, self.time_ms = entry.index, entry.term, entry.time_ms
         if entry.kind == EntryKind.CONFIGURATION:
             configuration = msgspec.msgpack.decode(entry.data, type=Configuration)
             self.placed = PlacedConfiguration(entry.index, entry.term, configuration)
@@ -93,7 +95,7 @@ class Toy:
         return results
 
     def copy(self) -> Toy:
-        return Toy(self.index, self.term, list(self.applied), self.placed, self.version)
+        return Toy(self.index, self.term, list(self.applied), self.placed, self.version, self.time_ms)
 
 
 class Site:
@@ -262,10 +264,13 @@ class Cluster:
     def until(self, condition: Callable[[], bool], seconds: float = 30.0) -> bool:
         """Whether it came true in time."""
         self._end = self.now + seconds
+        instant = 0
         while not condition():
             at = self._next_event()
             if at > self._end:
                 return False
+            instant = instant + 1 if at <= self.now else 0
+            assert instant < MOST_EVENTS, "time stands still: some member wants a tick, and again, and again"
             self._advance(max(at, self.now))
         return True
 
@@ -392,13 +397,15 @@ class Cluster:
             self._deliver(site, site.member.take_answers())
 
     def snapshot(self, name: str) -> SnapshotMeta:
-        """Takes one and cuts the log behind it."""
+        """Takes one and cuts the log behind it. Only where all it covers is on the disk (rule 6)."""
         site = self.site(name)
+        assert site.core.durable_index >= site.machine.index
         machine = site.machine
         digest = f"{machine.term}.{machine.index}"
-        meta = SnapshotMeta(machine.index, machine.term, 0, machine.placed, machine.version, 1, digest)
+        meta = SnapshotMeta(machine.index, machine.term, machine.time_ms, machine.placed, machine.version, 1, digest)
         self.snapshots[digest] = machine.copy()
-        site.disk.snapshot = meta
+        if site.disk.snapshot is None or site.disk.snapshot.index < meta.index:  # else one waits to be installed
+            site.disk.snapshot = meta
         site.core.snapshot_taken(meta)
         site.core.compact(meta.index)
         return meta

@@ -91,7 +91,8 @@ def fail_all(state: State) -> None:
 def expire(state: State) -> None:
     """A question or its answer may be lost; the caller asks again, under a new context."""
     if state.asked:
-        _fail_asked(state, [context for context, at in state.asked.items() if not state.within_election_timeout(at)])
+        patience = state.options.election_timeout_seconds  # added as `deadline` adds it: a rounding must not part them
+        _fail_asked(state, [context for context, at in state.asked.items() if state.now >= at + patience])
 
 
 def _fail_asked(state: State, contexts: list[int]) -> None:
