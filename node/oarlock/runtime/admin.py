@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -110,7 +110,7 @@ async def change_configuration(
         await _dial(node, newcomer)
     core = _leading(node)
     try:
-        index, term = core.change_configuration(voters, learners, if_config, node.loop.time())
+        index, term = core.change_configuration(voters, learners, if_config, monotonic())
     except NotLeader as e:
         raise not_leader(e.leader) from None
     except Busy as e:
@@ -143,7 +143,7 @@ async def transfer(node: Node, target: NodeId, timeout_seconds: float) -> tuple[
     if target == core.node_id:
         return core.node_id, core.term
     try:
-        core.transfer(target, node.loop.time())
+        core.transfer(target, monotonic())
     except NotLeader as e:
         raise not_leader(e.leader) from None
     except TransferRefused as e:
@@ -221,9 +221,9 @@ async def _dial(node: Node, newcomer: Member) -> None:
 
 async def _until(node: Node, true: Callable[[], bool], timeout_seconds: float, poll_seconds: float = 0.25) -> bool:
     """Waits until `true()`, looking at each announced change and every `poll_seconds`."""
-    end = time.monotonic() + timeout_seconds
+    end = monotonic() + timeout_seconds
     while not true():
-        left = end - time.monotonic()
+        left = end - monotonic()
         if left <= 0 or node.corrupt is not None or node.stopping:
             return true()
         try:

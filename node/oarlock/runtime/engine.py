@@ -1,7 +1,8 @@
 """A member at work: the loop, the log's thread, the machine and the peers' streams, around the sans-IO Member.
 
-Rules of this module: everything that changes the member happens on the loop, in a turn or in what leads to one; nothing
-here blocks; once `halted`, nothing is written, sent or applied any more.
+Rules of this module: the member's clock is `time.monotonic` (the loop's own counts whole milliseconds); everything that
+changes the member happens on the loop, in a turn or in what leads to one; nothing here blocks; once `halted`, nothing is
+written, sent or applied any more.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -44,6 +46,7 @@ from oarlock.storage.frame import Frame
 log = structlog.get_logger()
 
 LATE_SECONDS = 0.05  # a wake-up later than this drains the sockets first (rule 11)
+TIMER_SECONDS = 0.001  # what the loop rounds to: a timer may be that late, but not early
 BEFORE_ALL = float("-inf")
 TRAILING_STEP_ENTRIES = 64
 
@@ -74,7 +77,7 @@ class Engine:
         self.halted = False
         self.disk_full = False
         self.awaits_snapshot: SnapshotMeta | None = None  # offered by a leader, and not installed yet
-        self.since = self.loop.time()
+        self.since = monotonic()
         self.replay_target = recovered.hard_state.commit
         self.cut_bytes = recovered.cut_bytes
         self.snapshots = Snapshotter(self, recovered.store, recovered.snapshot)
@@ -93,7 +96,7 @@ class Engine:
         self._timer_at = 0.0
         self._turn_due = False
         self._leader_seen: tuple[NodeId, int] = (NOBODY, 0)
-        self._without_leader_since: float | None = self.loop.time()
+        self._without_leader_since: float | None = monotonic()
         self._placed_seen = ""
         core = self._core(recovered.hard_state, recovered.entries, recovered.snapshot)
         self.member = self._member(core)
@@ -115,29 +118,29 @@ class Engine:
         return self._applier.out_of_space
 
     def submit(self, command: Command, waiter: asyncio.Future[Result] | None, *, grows: bool) -> None:
-        self.member.submit(command, waiter, self.loop.time(), grows=grows)
+        self.member.submit(command, waiter, monotonic(), grows=grows)
         self.wake()
 
     def read(self, waiter: asyncio.Future[int]) -> None:
-        self.member.read(waiter, self.loop.time())
+        self.member.read(waiter, monotonic())
         self.wake()
 
     def receive(self, message: PeerMessage) -> None:
         if self.halted:
             return
         try:
-            self.member.receive(message, self.loop.time())
+            self.member.receive(message, monotonic())
         except Exception as e:
             self._failed(e)
             return
         self.wake()
 
     def connected(self, peer: NodeId) -> None:
-        self.member.connected(peer, self.loop.time())
+        self.member.connected(peer, monotonic())
         self.wake()
 
     def disconnected(self, peer: NodeId) -> None:
-        self.member.disconnected(peer, self.loop.time())
+        self.member.disconnected(peer, monotonic())
         self.wake()
 
     def wake(self) -> None:
@@ -184,9 +187,9 @@ class Engine:
     async def hand_over(self, patience_seconds: float) -> None:
         """Leadership goes to the follower that is furthest: clients wait for a round trip and not for an election. Then
         what is under way here is seen to its end, as far as patience reaches."""
-        end = self.loop.time() + patience_seconds
+        end = monotonic() + patience_seconds
         await self._transfer(end)
-        while self.member.in_flight_bytes and self.loop.time() < end and not self.halted:  # noqa: ASYNC110
+        while self.member.in_flight_bytes and monotonic() < end and not self.halted:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     async def _transfer(self, end: float) -> None:
@@ -199,12 +202,12 @@ class Engine:
         if not heard:
             return
         try:
-            core.transfer(max(heard, key=lambda v: peers[v].match), self.loop.time())
+            core.transfer(max(heard, key=lambda v: peers[v].match), monotonic())
         except Exception as e:
             log.warning("leadership could not be handed over", why=str(e))
             return
         self.wake()
-        while (core.role is Role.LEADER or core.leader == NOBODY) and self.loop.time() < end and not self.halted:  # noqa: ASYNC110
+        while (core.role is Role.LEADER or core.leader == NOBODY) and monotonic() < end and not self.halted:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # once in a member's life
 
     def halt(self) -> None:
@@ -248,7 +251,7 @@ class Engine:
     def _take_turn(self) -> None:
         """Everything that arrived since the last turn becomes one set of effects (rule 32)."""
         member = self.member
-        now = self.loop.time()
+        now = monotonic()
         turn = member.turn(now, time.time_ns() // 1_000_000)
         ready = turn.ready
         send = self._transport.send
@@ -295,14 +298,14 @@ class Engine:
                 return
             self._timer.cancel()
         self._timer_at = deadline
-        self._timer = self.loop.call_at(deadline, self._tick, False)
+        self._timer = self.loop.call_later(max(deadline - monotonic(), 0.0) + TIMER_SECONDS, self._tick, False)
 
     def _tick(self, drained: bool) -> None:
         self._timer = None
         if self.halted:
             return
         member = self.member
-        now, deadline = self.loop.time(), member.deadline
+        now, deadline = monotonic(), member.deadline
         if now < deadline:
             self._arm(deadline)
             return
@@ -310,7 +313,7 @@ class Engine:
             # We slept, or were starved: hear first what peers said meanwhile, then judge their silence (rule 11).
             # No turn may arm over this one: under load they follow each other closely, and the tick would never come.
             self._timer_at = BEFORE_ALL
-            self._timer = self.loop.call_at(now + LATE_SECONDS / 5, self._tick, True)
+            self._timer = self.loop.call_later(LATE_SECONDS / 5, self._tick, True)
             return
         try:
             member.tick(now)
@@ -334,11 +337,11 @@ class Engine:
             self._leader_seen = seen
             if core.leader:
                 if self._without_leader_since is not None:
-                    self.metrics.election_duration.observe(self.loop.time() - self._without_leader_since)
+                    self.metrics.election_duration.observe(monotonic() - self._without_leader_since)
                     self._without_leader_since = None
                 log.info("leader", leader=core.leader, term=core.term, leads=core.role is Role.LEADER)
             elif self._without_leader_since is None:
-                self._without_leader_since = self.loop.time()
+                self._without_leader_since = monotonic()
                 log.info("no leader", term=core.term)
             self._events.changed()
         if core.placed.id != self._placed_seen:
@@ -376,7 +379,7 @@ class Engine:
             for message in submission.after:
                 send(message)
         try:
-            self.core.persisted(durable.submissions[-1].token, self.loop.time())
+            self.core.persisted(durable.submissions[-1].token, monotonic())
         except Exception as e:
             self._failed(e)
             return
@@ -475,7 +478,7 @@ class Engine:
     def snapshot_fetched(self, meta: SnapshotMeta) -> None:
         if self.halted:
             return
-        if not self.core.install(meta, self.loop.time()):
+        if not self.core.install(meta, monotonic()):
             self.awaits_snapshot = None
             log.info("snapshot not needed any more", index=meta.index)
         self.wake()
@@ -483,7 +486,7 @@ class Engine:
     def snapshot_refused(self, meta: SnapshotMeta, why: str) -> None:
         log.warning("snapshot could not be fetched", index=meta.index, why=why)
         if not self.halted:
-            self.core.refuse_snapshot(meta, self.loop.time())
+            self.core.refuse_snapshot(meta, monotonic())
             self.wake()
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -492,7 +495,7 @@ class Engine:
         return Core(
             self.directory.identity.node_id,
             rng=random.Random(),
-            now=self.loop.time(),
+            now=monotonic(),
             options=Options(
                 election_timeout_seconds=self.settings.election_timeout_seconds,
                 heartbeat_seconds=self.settings.heartbeat_seconds,
@@ -505,7 +508,7 @@ class Engine:
 
     def _member(self, core: Core) -> Member:
         # Numbers that no earlier process of this member has used: a late answer must find nobody who waits for it.
-        member = Member(core, self.loop.time(), Limits(), first_number=secrets.randbits(56))
+        member = Member(core, monotonic(), Limits(), first_number=secrets.randbits(56))
         member.speaks_version = self.machine.version
         member.cluster_version = self.environment.cluster_version
         return member

@@ -170,7 +170,7 @@ class Member:
     def tick(self, now: float) -> None:
         self._ticked_at = now
         self.core.tick(now)
-        patience = self.core.options.election_timeout_seconds
+        patience = self.limits.leaderless_seconds
         if not self._leads_somewhere():
             while self._queue and now - self._queue[0].at > patience:
                 pending = self._queue.popleft()
@@ -179,7 +179,7 @@ class Member:
             for waiter in self._reads.give_up(now, patience):
                 self._refuse(waiter, no_leader())
         self._unreached = NOBODY  # try again: the window may have had room since, or a stream
-        self._reads.ask_again(now, patience / 2)
+        self._reads.ask_again(now, self.core.options.election_timeout_seconds / 2)
         for waiter in self._reads.give_up(now, self.limits.undecided_seconds):
             self._refuse(waiter, no_leader("the leader does not answer this member: try again, or another member"))
         self._give_up(now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 from oarlock.raft.state import Role
@@ -72,7 +73,7 @@ def status_of(node: Node) -> MemberStatus:
     engine = node.engine
     core = engine.core if engine is not None else None
     state, reason = state_of(node)
-    now = node.loop.time()
+    now = monotonic()
     disk_full = engine is not None and engine.disk_full
     placed = core.placed if core is not None and core.placed.index else None
     contact = core.leader_contact_at if core is not None else None
@@ -149,7 +150,7 @@ def state_of(node: Node) -> tuple[State, str]:
     if not any(m.id == core.node_id for m in (*configuration.voters, *configuration.outgoing)):
         return "Lagging", "not a voter (yet): it catches up as a learner"
     if core.role is not Role.LEADER:
-        age = _contact_age(node, core.leader_contact_at, node.loop.time())
+        age = _contact_age(node, core.leader_contact_at, monotonic())
         if age is None or age > 2 * node.settings.election_timeout_seconds:
             return "Isolated", "no contact with a leader for two election time-outs"
     if core.commit_index - applied > LAG_ENTRIES:

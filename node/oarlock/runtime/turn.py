@@ -23,6 +23,7 @@ class Limits:
     in_flight_bytes: int = 64 << 20
     waiting_reads: int = 65_536
     report_seconds: float = 1.0  # how often a follower tells its leader about its disk
+    leaderless_seconds: float = 3.0  # a read or write waits so long for a leader: most elections pass unseen
     undecided_seconds: float = 30.0  # a read or write is not waited for any longer
 
 
