@@ -1,0 +1,274 @@
+"""What a start trusts, on real directories (rules 4, 18, 21)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.counter_machine import CounterMachine
+
+from oarlock.machine.command import Batch, Command, encode_batch
+from oarlock.machine.environment import Environment
+from oarlock.machine.errors import OutOfSpace
+from oarlock.raft.types import Configuration, Entry, EntryKind, HardState, Member, SnapshotMeta
+from oarlock.runtime.recovery import Recovered, copy_state, newest_state, next_state, recover
+from oarlock.storage.directory import DataDirectory
+from oarlock.storage.errors import Corrupt
+from oarlock.storage.files import RealFiles
+from oarlock.storage.frame import Frame
+from oarlock.storage.snapshots import SnapshotStore, digest_file
+from oarlock.storage.wal import Wal
+
+SEGMENT = 1 << 20
+ME = Member("m-00000000000000aa", "http://m:2380", "http://m:2379")
+
+
+def entry(index: int, term: int = 1) -> Entry:
+    if index == 1:
+        return Entry(1, 1, EntryKind.CONFIGURATION, 0, msgspec.msgpack.encode(Configuration((ME,))))
+    return Entry(index, term, EntryKind.COMMANDS, index, encode_batch(Batch(0, (Command(b"c%d" % index),))))
+
+
+def entries(low: int, high: int, term: int = 1) -> tuple[Entry, ...]:
+    return tuple(entry(i, term) for i in range(low, high + 1))
+
+
+class Home:
+    """A data directory between processes. `boot` is the machine's boot id."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path / "m"
+        self.boot = "boot-1"
+        self.directory: DataDirectory | None = None
+        self.open()
+
+    def open(self) -> DataDirectory:
+        self.close()
+        self.directory = DataDirectory.open(self.path, "m", boot_id=lambda: self.boot)
+        return self.directory
+
+    def close(self) -> None:
+        if self.directory is not None:
+            self.directory.close()
+            self.directory = None
+
+    def log(self, *frames: Frame) -> None:
+        wal, _ = Wal.open(self.path / "wal", RealFiles(), segment_bytes=SEGMENT)
+        for frame in frames:
+            wal.append([frame])
+        wal.settle()
+        wal.close()
+
+    def state(self, upto: tuple[Entry, ...]) -> Path:
+        """A working state that has applied `upto`, as a killed process leaves it."""
+        assert self.directory is not None
+        path = newest_state(self.directory) or next_state(self.directory)
+        apply(path, upto)
+        return path
+
+    def snapshot(self, upto: tuple[Entry, ...]) -> SnapshotMeta:
+        assert self.directory is not None
+        store = SnapshotStore(self.directory.snapshots, RealFiles())
+        work = self.path / "work.mdb"
+        apply(work, upto)
+        environment = Environment.open(work, CounterMachine())
+        placed, applied = environment.placed, environment.applied
+        staged = store.staging(SnapshotMeta(0, 0, 0, placed, 0, 0, ""))
+        environment.copy_to(staged)
+        environment.close()
+        work.unlink()
+        digest, size = digest_file(staged, RealFiles())
+        meta = SnapshotMeta(applied.index, applied.term, applied.time_ms, placed, 0, size, digest)
+        return store.publish(staged, meta)
+
+    def restart(self, *, clean: bool = False, boot: str = "boot-1") -> Recovered:
+        """The next process."""
+        if clean:
+            assert self.directory is not None
+            self.directory.mark_clean_stop()
+        self.boot = boot
+        return recover(self.open(), CounterMachine(), SEGMENT)
+
+
+def apply(path: Path, upto: tuple[Entry, ...]) -> None:
+    environment = Environment.open(path, CounterMachine())
+    job = environment.begin([e for e in upto if e.index > environment.applied.index])
+    while not job.run(1.0, lambda: 0.0):
+        pass
+    job.commit()
+    environment.close()
+
+
+def figures(recovered: Recovered) -> tuple[bool, int, int, int]:
+    """(reused, applied index, first and last index of the log after it); the files are closed."""
+    found = recovered.entries
+    bounds = (found[0].index, found[-1].index) if found else (0, 0)
+    result = (recovered.reused_state, recovered.environment.applied.index, *bounds)
+    recovered.close()
+    return result
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def test_an_empty_directory_starts_empty(home: Home) -> None:
+    recovered = home.restart()
+    assert (recovered.snapshot, recovered.hard_state) == (None, HardState())
+    assert figures(recovered) == (False, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("clean", "boot", "reused"),
+    [(True, "boot-1", True), (True, "boot-2", True), (False, "boot-1", True), (False, "boot-2", False)],
+)
+def test_state_is_reused_after_a_clean_stop_or_on_the_same_boot(
+    home: Home, clean: bool, boot: str, reused: bool
+) -> None:
+    """Rule 21: LMDB without sync survives a process, not a machine."""
+    home.log(Frame(HardState(1, "", 7), entries(1, 9)))
+    home.state(entries(1, 7))
+    assert figures(home.restart(clean=clean, boot=boot)) == (reused, 7 if reused else 0, 1, 9)
+
+
+def test_the_clean_marker_counts_once(home: Home) -> None:
+    """Rule 21: the second start follows a crash of the machine."""
+    home.log(Frame(HardState(1, "", 7), entries(1, 9)))
+    home.state(entries(1, 7))
+    assert figures(home.restart(clean=True))[0]
+    assert not figures(home.restart(boot="boot-2"))[0]
+
+
+def test_state_ahead_of_the_log_is_not_reused(home: Home) -> None:
+    """Rule 21: a leader applied on its followers' quorum, and was killed before its own write was durable. Another
+    entry may take the place, so what the state holds there was perhaps never in this member's log."""
+    home.log(Frame(HardState(1, "", 7), entries(1, 9)))
+    home.state(entries(1, 10))
+    assert figures(home.restart()) == (False, 0, 1, 9)
+
+
+def test_state_of_another_term_than_the_log_is_not_reused(home: Home) -> None:
+    """Rule 21: index alone proves nothing."""
+    home.log(Frame(HardState(2, "", 7), (*entries(1, 6), *entries(7, 9, term=2))))
+    home.state(entries(1, 7, term=1))
+    assert figures(home.restart()) == (False, 0, 1, 9)
+
+
+def test_state_at_the_snapshots_place_is_reused(home: Home) -> None:
+    home.log(Frame(HardState(1, "", 7), entries(1, 9)))
+    home.snapshot(entries(1, 5))
+    home.state(entries(1, 5))
+    assert figures(home.restart()) == (True, 5, 6, 9)
+
+
+def test_state_behind_the_snapshot_is_replaced(home: Home) -> None:
+    """Rule 18: the crash came between the marker and the swap."""
+    home.log(Frame(HardState(1, "", 3), entries(1, 3)))
+    home.state(entries(1, 3))
+    meta = home.snapshot(entries(1, 5))
+    home.log(Frame(HardState(1, "", 5), (), meta))
+    recovered = home.restart()
+    assert recovered.snapshot == meta
+    assert recovered.hard_state.commit == 5
+    assert figures(recovered) == (False, 5, 0, 0)
+    assert home.directory is not None
+    assert [p.name for p in home.directory.state.glob("*.mdb")] == ["state-2.mdb"]
+
+
+def test_a_state_that_is_no_state_is_rebuilt(home: Home) -> None:
+    """Rule 21: the working file is a cache."""
+    home.log(Frame(HardState(1, "", 7), entries(1, 9)))
+    home.snapshot(entries(1, 5))
+    home.state(entries(1, 7)).write_bytes(b"garbage" * 1000)
+    assert figures(home.restart()) == (False, 5, 6, 9)
+
+
+def test_corrupt_snapshot_not_installed(home: Home) -> None:
+    """S12: the newest is damaged; the older one and the log since it (rule 19) make up for it."""
+    home.log(Frame(HardState(1, "", 9), entries(1, 9)))
+    older = home.snapshot(entries(1, 4))
+    newest = home.snapshot(entries(1, 7))
+    assert home.directory is not None
+    store = SnapshotStore(home.directory.snapshots, RealFiles())
+    with store.path(newest).open("r+b") as file:
+        file.seek(newest.size_bytes // 2)
+        file.write(b"\xff" * 64)
+    recovered = home.restart(boot="boot-2")
+    assert recovered.snapshot == older
+    assert recovered.store.damaged()
+    assert figures(recovered) == (False, 4, 5, 9)
+
+
+def test_a_marker_without_its_snapshot_is_corruption(home: Home) -> None:
+    """Rule 2: the log says that it restarts where no sound snapshot is; an older one cannot be continued."""
+    home.log(Frame(HardState(1, "", 3), entries(1, 3)))
+    home.snapshot(entries(1, 2))
+    meta = home.snapshot(entries(1, 5))
+    home.log(Frame(HardState(1, "", 5), (), meta), Frame(HardState(1, "", 5), entries(6, 8)))
+    assert home.directory is not None
+    SnapshotStore(home.directory.snapshots, RealFiles()).path(meta).unlink()
+    with pytest.raises(Corrupt, match="begins after index 5"):
+        home.restart()
+    with pytest.raises(Corrupt):  # and the log is not left open
+        home.restart()
+
+
+def test_snapshot_ordering_before_wal_release(home: Home) -> None:
+    """D9, rule 18: killed between publishing a fetched snapshot and its marker. The next start goes on from the
+    snapshot, and what is appended after it can be read by the one after: the gap is marked."""
+    home.log(Frame(HardState(1, "", 3), entries(1, 3)))
+    meta = home.snapshot(entries(1, 8))
+    recovered = home.restart()
+    assert (recovered.snapshot, recovered.entries) == (meta, ())
+    recovered.wal.append([Frame(HardState(1, "", 8), entries(9, 10))])
+    recovered.close()
+    assert figures(home.restart()) == (True, 8, 9, 10)
+    assert figures(home.restart(boot="boot-2")) == (False, 8, 9, 10)
+
+
+def test_wal_replay_does_not_resurrect_truncated_entries(home: Home) -> None:
+    """D8, S2: the log's tail is of another term than the snapshot that was published at its place. What is
+    acknowledged after the snapshot must not go with the tail at the start after next."""
+    home.log(Frame(HardState(1, "", 3), entries(1, 12)))
+    meta = home.snapshot((*entries(1, 3), *entries(4, 8, term=2)))
+    recovered = home.restart()
+    assert (recovered.snapshot, recovered.entries) == (meta, ())
+    assert (recovered.hard_state.term, recovered.hard_state.vote) == (2, "")  # its term had not been written yet
+    recovered.wal.append([Frame(HardState(2, "", 8), entries(9, 10, term=2))])
+    recovered.close()
+    recovered = home.restart(boot="boot-2")
+    assert [(e.term, e.index) for e in recovered.entries] == [(2, 9), (2, 10)]
+    recovered.close()
+
+
+def test_a_local_snapshot_needs_no_marker(home: Home) -> None:
+    """And gets none: a marker would drop the log that the older snapshot needs."""
+    home.log(Frame(HardState(1, "", 9), entries(1, 9)))
+    home.snapshot(entries(1, 4))
+    home.snapshot(entries(1, 9))
+    home.restart().close()
+    _, log = (wal := Wal.open(home.path / "wal", RealFiles(), segment_bytes=SEGMENT))
+    wal[0].close()
+    assert log.marker is None
+    assert len(log.entries) == 9
+
+
+def test_a_full_disk_leaves_no_half_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 5: it can be tried again, and the try does not take the space it waits for."""
+    source = tmp_path / "source"
+    source.write_bytes(bytes(10_000))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "copy_file_range", full)
+        with pytest.raises(OutOfSpace):
+            copy_state(source, tmp_path / "state-2.mdb")
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+    copy_state(source, tmp_path / "state-2.mdb")
+    assert (tmp_path / "state-2.mdb").read_bytes() == bytes(10_000)
