@@ -1,0 +1,274 @@
+"""A real Node in this process, alone on loopback: lives, deaths and resets of its directory (rules 2, 5, 16, 21)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.counter_machine import CounterMachine
+
+from oarlock.peers.hello import Hello, HelloKind, Verdict
+from oarlock.runtime import recovery
+from oarlock.runtime.errors import Refused
+from oarlock.runtime.node import Node
+from oarlock.runtime.settings import NodeSettings
+from oarlock.storage.errors import OutOfSpace
+
+PATIENCE = 15.0
+
+
+def settings(path: Path) -> NodeSettings:
+    return NodeSettings(
+        name="m",
+        data_dir=path / "m",
+        peer_url="http://127.0.0.1:1",
+        client_url="http://127.0.0.1:2",
+        token="secret",
+        election_timeout_seconds=0.1,
+        heartbeat_seconds=0.02,
+        segment_bytes=1 << 20,
+    )
+
+
+def never(why: str) -> None:
+    raise AssertionError(f"the member ended: {why}")
+
+
+@contextlib.asynccontextmanager
+async def running(path: Path) -> AsyncIterator[Node]:
+    node = await Node.start(settings(path), CounterMachine(), never)
+    try:
+        yield node
+    finally:
+        await node.stop()
+
+
+async def until(node: Node, *states: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while node.status().state not in states or (states == ("Participating",) and not node.ready):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await node.changed.wait()
+
+
+async def add(node: Node, name: bytes) -> int:
+    async with asyncio.timeout(PATIENCE):
+        return int((await node.propose(name)).body)
+
+
+async def count(node: Node, name: bytes) -> int:
+    async with asyncio.timeout(PATIENCE):
+        await node.read()
+    with node.environment.reader() as trees:
+        return int(node.machine.query(trees, name))
+
+
+async def drop(node: Node) -> None:
+    """As kill -9 would, as far as one process can: nothing is handed over, settled, synced or marked."""
+    assert node.engine is not None
+    assert node._running is not None
+    node._running.cancel()
+    await asyncio.gather(node._running, return_exceptions=True)
+    node.engine.halt()
+    await node.engine.close()
+    await node.transport.close()
+    node.directory.close()
+
+
+async def refusal(work: object) -> Refused:
+    with pytest.raises(Refused) as caught:
+        await work  # type: ignore[misc]
+    return caught.value
+
+
+@pytest.mark.parametrize("clean", [True, False])
+async def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path, clean: bool) -> None:
+    node = await Node.start(settings(tmp_path), CounterMachine(), never)
+    await until(node, "Idle")
+    assert not node.ready
+    assert (await refusal(node.propose(b"x"))).code == "idle"
+    cluster_id = await node.bootstrap("r1", "main", 1)
+    assert cluster_id.startswith("main+")
+    await until(node, "Participating")
+    assert [await add(node, b"x") for _ in range(3)] == [1, 2, 3]
+    await (node.stop() if clean else drop(node))
+    async with running(tmp_path) as node:
+        await until(node, "Participating")
+        assert await count(node, b"x") == 3
+        assert await add(node, b"x") == 4
+        assert node.cluster_id == cluster_id
+
+
+async def test_bootstrap_is_idempotent_and_done_once(tmp_path: Path) -> None:
+    """Rule 16: the same request gets the same answer, at once, later and after a restart; another one 409."""
+    async with running(tmp_path) as node:
+        await until(node, "Idle")
+        answers = await asyncio.gather(*(node.bootstrap("r1", "main", 1) for _ in range(5)))
+        assert len(set(answers)) == 1
+        other = await refusal(node.bootstrap("r2", "main", 1))
+        assert (other.code, other.status) == ("already_bootstrapped", 409)
+        await until(node, "Participating")
+        assert await add(node, b"x") == 1
+        assert await node.bootstrap("r1", "main", 1) == answers[0]
+    async with running(tmp_path) as node:
+        await until(node, "Participating")
+        assert await node.bootstrap("r1", "main", 1) == answers[0]
+        assert await count(node, b"x") == 1
+
+
+async def test_two_bootstraps_at_once_make_one_cluster(tmp_path: Path) -> None:
+    async with running(tmp_path) as node:
+        await until(node, "Idle")
+        one, two = await asyncio.gather(
+            node.bootstrap("r1", "main", 1), node.bootstrap("r2", "main", 1), return_exceptions=True
+        )
+        answered = [a for a in (one, two) if isinstance(a, str)]
+        refused = [a for a in (one, two) if isinstance(a, Refused)]
+        assert answered == [node.cluster_id]
+        assert [r.status for r in refused] == [409]
+
+
+async def test_a_member_that_is_being_added_is_not_bootstrapped(tmp_path: Path) -> None:
+    """Rule 16: the first cluster to come wins, however close the second is."""
+    async with running(tmp_path) as node:
+        await until(node, "Idle")
+        hello = Hello(1, "theirs+1", "a-0000000000000061", "http://127.0.0.1:9", "", node.node_id, 1, HelloKind.CONTROL)
+        verdict, answer = await asyncio.gather(
+            node._judge(hello), node.bootstrap("r1", "main", 1), return_exceptions=True
+        )
+        assert verdict is Verdict.OK
+        assert isinstance(answer, Refused)
+        assert node.cluster_id == "theirs+1"
+        assert node.engine is not None
+        assert node.engine.core.last_index == 0
+
+
+async def test_a_bootstrap_broken_off_is_finished_by_the_next_start(tmp_path: Path) -> None:
+    """The request was durable, the process ended before the log began."""
+    node = await Node.start(settings(tmp_path), CounterMachine(), never)
+    await until(node, "Idle")
+
+    async def ended(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    assert node.engine is not None
+    node.engine.begin_from = ended  # type: ignore[method-assign,assignment]
+    with pytest.raises(asyncio.CancelledError):
+        await node.bootstrap("r1", "main", 1)
+    cluster_id = node.cluster_id
+    await drop(node)
+    async with running(tmp_path) as node:
+        await until(node, "Participating")
+        assert await node.bootstrap("r1", "main", 1) == cluster_id
+        assert await add(node, b"x") == 1
+
+
+async def test_reset_is_refused_to_members_and_repeats_its_answer(tmp_path: Path) -> None:
+    async with running(tmp_path) as node:
+        await until(node, "Idle")
+        await node.bootstrap("r1", "main", 1)
+        await until(node, "Participating")
+        await add(node, b"x")
+        old = node.node_id
+        assert (await refusal(node.reset("q", "m-0000000000000000"))).code == "wrong_node"
+        assert (await refusal(node.reset("q", old))).code == "still_a_member"
+        node._told_removed("somebody")
+        answers = await asyncio.gather(node.reset("q1", old), node.reset("q1", old), node.record_notes("pod", "volume"))
+        assert answers[0] == answers[1] == (node.node_id, "quarantine-1")
+        assert node.node_id != old
+        await until(node, "Idle")
+        assert await node.reset("q1", old) == answers[0]
+        await node.bootstrap("r2", "main", 1)
+        await until(node, "Participating")
+        assert await add(node, b"x") == 1
+    assert (tmp_path / "m" / "quarantine-1" / "wal").is_dir()
+    async with running(tmp_path) as node:
+        assert node.node_id == answers[0][0]
+
+
+async def test_reset_while_the_log_is_read_is_refused(tmp_path: Path) -> None:
+    """Nobody knows yet what configuration this member is in."""
+    async with running(tmp_path) as node:
+        await until(node, "Idle")
+        await node.bootstrap("r1", "main", 1)
+        await until(node, "Participating")
+    async with running(tmp_path) as node:
+        assert node.engine is None
+        assert (await refusal(node.reset("q", node.node_id))).code == "replaying"
+
+
+async def test_a_stop_while_the_log_is_read_leaves_nothing_behind(tmp_path: Path) -> None:
+    for _ in range(3):
+        node = await Node.start(settings(tmp_path), CounterMachine(), never)
+        await asyncio.sleep(0)
+        await node.stop()
+    async with running(tmp_path) as node:
+        await until(node, "Idle")
+
+
+async def test_a_corrupt_log_stays_and_says_so(tmp_path: Path) -> None:
+    """Rule 2: neither votes nor counts; status is served, and a reset makes a new member of it."""
+    async with running(tmp_path) as node:
+        await until(node, "Idle")
+        await node.bootstrap("r1", "main", 1)
+        await until(node, "Participating")
+        for _ in range(5):
+            await add(node, b"x")
+    for segment in (tmp_path / "m" / "wal").iterdir():
+        data = bytearray(segment.read_bytes())
+        at = data.find(b"main") if b"main" in data else data.find(b"OarF") + 100
+        data[at] ^= 0xFF
+        segment.write_bytes(data)
+    async with running(tmp_path) as node:
+        await until(node, "Corrupt")
+        assert not node.ready
+        assert node.status().storage.failure
+        assert (await refusal(node.propose(b"x"))).code == "corrupt"
+        assert (await refusal(node.read())).code == "corrupt"
+        assert (await refusal(node.transfer("m-1", 0.1))).code == "not_ready"
+        await node.reset("q1", node.node_id)
+        await until(node, "Idle")
+
+
+async def test_a_full_disk_delays_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D13: the process stays, answers, and goes on when there is space."""
+    monkeypatch.setattr("oarlock.runtime.node.NO_SPACE_SECONDS", 0.01)
+    tries = 0
+
+    def full(*args: object) -> recovery.Recovered:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise OutOfSpace("no space")
+        return recovery.recover(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("oarlock.runtime.node.recover", full)
+    async with running(tmp_path) as node:
+        assert node.status().state == "Replaying"
+        await until(node, "Idle")
+        assert tries == 4
+
+
+async def test_a_snapshot_carries_the_state_over_a_rebuild(tmp_path: Path) -> None:
+    """Rule 21: the working file is a cache; snapshot and log are the truth."""
+    async with running(tmp_path) as node:
+        await until(node, "Idle")
+        await node.bootstrap("r1", "main", 1)
+        await until(node, "Participating")
+        for _ in range(4):
+            await add(node, b"x")
+        meta = await node.take_snapshot()
+        assert await node.take_snapshot() == meta
+        async with node.newest_snapshot("reader") as (pinned, path):
+            assert pinned == meta
+            assert path.stat().st_size == meta.size_bytes
+        await add(node, b"x")
+    for path in (tmp_path / "m" / "state").iterdir():
+        path.unlink()
+    async with running(tmp_path) as node:
+        await until(node, "Participating")
+        assert await count(node, b"x") == 5
+        assert node.status().snapshot == meta
