@@ -83,7 +83,7 @@ async def operate(settings: Settings) -> None:
         stale = loops.stale()
         return f"no pass finished for too long: {', '.join(stale)}" if stale else ""
 
-    stop_serving = serve(settings.host, settings.port, metrics.registry, sick)
+    _, stop_serving = serve(settings.host, settings.port, metrics.registry, sick)
     beating = asyncio.create_task(pulse.run())
     try:
         log.info("starting", version=version("oarlock"), identity=settings.identity, node_image=settings.node_image)

@@ -40,8 +40,8 @@ def application(registry: CollectorRegistry, sick: Callable[[], str]) -> WSGIApp
     return app
 
 
-def serve(host: str, port: int, registry: CollectorRegistry, sick: Callable[[], str]) -> Callable[[], None]:
-    """Start serving; returns what ends it. Port 0 takes any. Raises OSError when the port is taken."""
+def serve(host: str, port: int, registry: CollectorRegistry, sick: Callable[[], str]) -> tuple[int, Callable[[], None]]:
+    """Start serving; returns the port and what ends it. Port 0 takes any. Raises OSError when the port is taken."""
     server = make_server(host, port, application(registry, sick), server_class=_Server, handler_class=_Silent)
     thread = threading.Thread(target=server.serve_forever, name="metrics and liveness", daemon=True)
     thread.start()
@@ -50,4 +50,4 @@ def serve(host: str, port: int, registry: CollectorRegistry, sick: Callable[[], 
         server.shutdown()
         server.server_close()
 
-    return stop
+    return server.server_port, stop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -134,8 +135,6 @@ def test_founding_is_latched_before_it_is_asked_for() -> None:
 
 def test_a_latch_for_another_disk_is_written_anew() -> None:
     """The seed's disk vanished before it answered: its identity is part of the request."""
-    from dataclasses import replace
-
     before = decide(idle_world())
     assert isinstance(before, WriteLatch)
     status = idle_world().cluster.status.model_copy(update={"bootstrap": before.latch})
@@ -149,11 +148,15 @@ def test_a_latch_for_another_disk_is_written_anew() -> None:
     assert again.latch.request_id != before.latch.request_id
 
 
-@pytest.mark.parametrize("broken", ["silent", "no pod", "no volume", "foreign volume", "not told its volume"])
+@pytest.mark.parametrize(
+    "broken", ["silent", "no pod", "still reading", "no volume", "foreign volume", "not told its volume"]
+)
 def test_nothing_is_founded_unless_everybody_is_up_and_empty(broken: str) -> None:
     disks = [volume(0), volume(1), volume(2)]
     if broken == "silent":
         found = idle_world(answers={2: None})
+    elif broken == "still reading":
+        found = idle_world(answers={2: answer(2, None, None, state=State.REPLAYING)})
     elif broken == "no pod":
         found = idle_world(spec=4, config=configuration(range(3)), live=4)
     elif broken == "no volume":

@@ -7,7 +7,7 @@ import base64
 import pytest
 from tests.operator.sim import NAME, Crash, Disk, Oracle, Sim
 
-from oarlock.wire.admin import BootstrapRequest, ConfigurationRequest, ResetRequest
+from oarlock.wire.admin import BootstrapRequest, ConfigurationRequest, ResetRequest, StatusAnswer
 from oarlock_operator import names
 from oarlock_operator.api.status import Status
 
@@ -41,6 +41,30 @@ async def test_a_cluster_is_founded_once_and_reaches_its_size(replicas: int) -> 
     assert condition(sim, "Progressing") == ("False", "Idle")
     assert condition(sim, "Degraded") == ("False", "AllHealthy")
     assert status(sim).replicas == status(sim).ready_replicas == replicas
+
+
+async def test_the_latch_is_written_on_the_version_it_was_decided_on() -> None:
+    """Somebody changed the object in between: the latch is refused, and planned again on what is there now."""
+    sim = Sim(3)
+    reconciler = sim.reconciler()
+    await sim.run(3, reconciler)
+    assert "bootstrap" not in sim.objects[(names.KIND, NAME)]["status"]
+    members, notes = reconciler._members, 0
+    real = members.status
+
+    async def status_then_edit(ip: str, token: str) -> StatusAnswer:
+        nonlocal notes
+        said = await real(ip, token)
+        if notes < 20:
+            notes += 1
+            sim.touch(sim.objects[(names.KIND, NAME)])
+        return said
+
+    members.status = status_then_edit  # type: ignore[method-assign]  # a person who edits while we look
+    await sim.run(4, reconciler)
+    assert "bootstrap" not in sim.objects[(names.KIND, NAME)]["status"]
+    await sim.run(20, reconciler)
+    assert voters(sim) == [0, 1, 2]
 
 
 async def test_all_missing_members_are_added_in_one_change() -> None:
