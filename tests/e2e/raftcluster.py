@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from tests.e2e.cluster import Kubernetes, Object, until
 from tests.e2e.logs import elected_by_wal
 from tests.load import Load
@@ -56,7 +57,7 @@ class RaftCluster:
         def done() -> bool:
             status = self.get().get("status", {})
             voters = [m for m in status.get("members", []) if m["suffrage"] == "Voter"]
-            settled = status.get("replicas") == len(voters) == len(status["members"]) == count
+            settled = status.get("replicas") == len(voters) == len(status.get("members", [])) == count
             return (
                 settled and status.get("readyReplicas") == count and len(self.ready_pods()) == len(self.pods()) == count
             )
@@ -66,6 +67,32 @@ class RaftCluster:
     def service(self) -> str:
         """Client URL by the Service's cluster address."""
         return f"http://{self.kube.get('service', self.name, '-n', self.namespace)['spec']['clusterIP']}:2379"
+
+    def admin(self, pod: str, method: str, path: str, body: Object | None = None) -> Object:
+        """An admin call to one member, with the cluster's token; raises httpx.HTTPStatusError."""
+        template = "{{.data.token | base64decode}}"
+        where = ("-n", self.namespace, "-o", f"go-template={template}")
+        token = self.kube.kubectl("get", "secret", f"{self.name}-admin", *where).strip()
+        url = f"http://{self.ready_pods()[pod]}:2380{path}"
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = httpx.request(method, url, json=body, headers=headers, timeout=20, trust_env=False)
+        told: Object = answer.raise_for_status().json()
+        return told
+
+    def leader(self) -> str:
+        """Its pod, as any member knows it now."""
+
+        def known() -> str:
+            node_id: str = self.admin(min(self.ready_pods()), "GET", "/admin/status")["leader"] or ""
+            return node_id.rpartition("-")[0]
+
+        return until("a leader", known, 30)
+
+    def transfer(self, pod: str) -> None:
+        """Hand leadership to `pod`, if it does not lead already."""
+        if (leader := self.leader()) != pod:
+            members = {m["pod"]: m["nodeID"] for m in self.get()["status"]["members"]}
+            self.admin(leader, "POST", "/admin/transfer", {"target": members[pod]})
 
     def elected_by_wals(self) -> Iterator[tuple[int, str]]:
         """(term, node id) of the no-op entries on every volume that this cluster ever had."""

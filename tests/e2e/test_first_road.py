@@ -53,8 +53,8 @@ async def test_nothing_is_lost_while_it_scales_and_loses_pods_and_a_node(three: 
             async with load.disturb(f"kubectl delete pod three-{n}"):
                 await asyncio.to_thread(delete_and_wait, three, f"three-{n}")
 
-        node, n = node_to_stop(three)
-        async with load.disturb(f"power loss of node {node}"):
+        node, n = await asyncio.to_thread(lead_from_a_node_to_stop, three)
+        async with load.disturb(f"power loss of the leader's node {node}"):
             await asyncio.to_thread(kube.stop_node, n)
             await asyncio.to_thread(until, f"{node} NotReady", lambda: not is_ready(kube.get("node", node)), 60.0)
             await asyncio.sleep(5)  # the operator and the Service see it, and act or leave it be
@@ -91,9 +91,10 @@ def delete_and_wait(cluster: RaftCluster, pod: str) -> None:
     cluster.wait_members(3, POD_SECONDS)
 
 
-def node_to_stop(cluster: RaftCluster) -> tuple[str, int]:
-    """The leader's node if it can be stopped (node 0 is the control plane), else another with a member."""
-    leader = cluster.get()["status"]["leader"]
+def lead_from_a_node_to_stop(cluster: RaftCluster) -> tuple[str, int]:
+    """Name and number of a node that can be switched off (0 is the control plane); its member leads now."""
     nodes = {p["metadata"]["name"]: p["spec"]["nodeName"] for p in cluster.pods()}
-    stoppable = [nodes[name] for name in sorted(nodes, key=lambda name: name != leader) if nodes[name] != "kt-0"]
-    return stoppable[0], int(stoppable[0].removeprefix("kt-"))
+    leader = cluster.leader()
+    pod = next(name for name in sorted(nodes, key=lambda name: name != leader) if nodes[name] != "kt-0")
+    cluster.transfer(pod)
+    return nodes[pod], int(nodes[pod].removeprefix("kt-"))

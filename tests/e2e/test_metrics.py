@@ -169,16 +169,9 @@ def attempt(address: str, key: str) -> None:
         write(address, key, seconds=8)
 
 
-def test_a_snapshot_moves_its_metrics(three: RaftCluster, prometheus: Prometheus, addresses: dict[str, str]) -> None:
-    token = three.kube.kubectl(
-        "get", "secret", "three-admin", "-n", three.namespace, "-o", "go-template={{.data.token | base64decode}}"
-    ).strip()
+def test_a_snapshot_moves_its_metrics(three: RaftCluster, prometheus: Prometheus) -> None:
     before = prometheus.ask("oarlock_snapshot_count_total")
-    asked = httpx.post(
-        f"http://{addresses['three-1']}:{PEER_PORT}/admin/snapshot",
-        headers={"Authorization": f"Bearer {token}"}, timeout=20, trust_env=False,
-    )  # fmt: skip
-    index = asked.raise_for_status().json()["index"]
+    index = three.admin("three-1", "POST", "/admin/snapshot")["index"]
     prometheus.until("oarlock_snapshot_count_total", lambda told: told["three-1"] == before["three-1"] + 1)
     assert prometheus.ask("oarlock_snapshot_last_index")["three-1"] == index
     assert prometheus.ask("oarlock_snapshot_bytes > 0")["three-1"]
