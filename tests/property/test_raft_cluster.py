@@ -274,7 +274,7 @@ class Chaos:
             now = node.core.placed.configuration
             voters = [short(one.id) for one in now.voters]
             learners = [short(one.id) for one in now.learners]
-            kind = rng.choice(("add", "add", "vote", "drop", "demote", "swap", "stale"))
+            kind = rng.choice(("add", "add", "vote", "drop", "demote", "swap", "renew", "stale"))
             if kind in ("add", "swap") and self.spare and len(learners) < 2:
                 learners.append(self.spare.pop())
                 cluster.add(learners[-1])
@@ -284,6 +284,8 @@ class Chaos:
                 voters.pop(rng.randrange(len(voters)))
             if kind == "demote" and len(voters) > 2:
                 learners.append(voters.pop(rng.randrange(len(voters))))
+            if kind == "renew" and len(learners) > 1:  # majorities of the old and the new need not meet
+                voters, learners = [rng.choice(voters), *learners], []
             promote = kind == "add" and rng.random() < 0.7
             wanted = [member(name, promote=promote) for name in learners]
             token = "1.1" if kind == "stale" else node.core.placed.id
