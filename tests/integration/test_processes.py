@@ -120,7 +120,7 @@ async def test_snapshot_over_the_network_and_an_emptied_disk(tmp_path: pathlib.P
                 running.members[away].start()
                 await running.participating(away)
             installed = [line for line in running.members[away].log_lines() if line["event"] == "snapshot installed"]
-            assert [line["index"] for line in installed] == [snapshot["index"]]
+            assert [line["index"] for line in installed] == [snapshot["index"]], await running.status(away)
             load.members[away] = running.members[away].client_url
             async with load.disturb("a disk emptied, the member replaced"):
                 old = (await running.status(away))["node_id"]

@@ -306,3 +306,22 @@ def test_compaction_is_bounded_by_snapshot_and_applied() -> None:
     assert (solo.core.first_index, solo.core.term_at(3), solo.core.term_at(2)) == (4, 1, None)
     solo.core.compact(2)
     assert solo.core.first_index == 4
+
+
+def test_a_follower_knows_how_far_the_cluster_is_and_what_it_waits_for() -> None:
+    """A member that restarts must not count as participating before a leader has said how far the cluster is."""
+    solo = Solo(terms=[1, 1], commit=3)
+    assert solo.core.known_commit is None
+    solo.step(Heartbeat, "b", 2, 1, 1)
+    assert solo.core.known_commit is None, "a heartbeat's commit index is capped at what this member holds"
+    solo.step(Append, "b", 2, 3, 1, 900, ())
+    assert (solo.core.known_commit, solo.core.commit_index) == (900, 3)
+    assert solo.core.awaited_snapshot is None
+    offered = snapshot_meta(950, 2, ABC)
+    solo.step(SnapshotOffer, "b", 2, offered)
+    assert (solo.core.known_commit, solo.core.awaited_snapshot) == (950, offered)
+    assert solo.core.install(offered, solo.now)
+    solo.take()
+    assert solo.core.awaited_snapshot == offered, "until the machine holds it"
+    solo.core.applied(950)
+    assert solo.core.awaited_snapshot is None

@@ -296,7 +296,7 @@ def test_a_forward_that_never_finds_room_is_given_up() -> None:
     name = cluster.follower(cluster.elect())
     cluster.refuse = lambda m: isinstance(m, Forward)
     cluster.submit(name, b"1")
-    cluster.run(3.0)
+    cluster.run(4.0)
     assert refused(cluster, b"1") == ("no_leader", "not_applied", 503)
     assert cluster[name].in_flight_bytes == 0
 

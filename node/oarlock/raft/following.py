@@ -18,6 +18,7 @@ from oarlock.raft.types import Entry
 
 def on_append(state: State, message: Append) -> None:
     _check(message)
+    state.hear_of_commit(message.commit)
     previous, previous_term, entries = message.prev_index, message.prev_term, message.entries
     if previous < state.commit:
         # A repeated or late append. What it says of the committed part must be what we have; only the rest is news.

@@ -52,6 +52,7 @@ def on_offer(state: State, message: SnapshotOffer) -> None:
     meta = message.meta
     if meta.index < 1 or meta.term < 1 or meta.term > message.term or meta.placed.index > meta.index:
         raise RemoteError("impossible snapshot")
+    state.hear_of_commit(meta.index)
     if _needless(state, meta):
         acknowledge(state, min(meta.index, state.commit))
         return

@@ -67,6 +67,7 @@ class State:
     leader: NodeId = NOBODY
     last_leader: NodeId = NOBODY
     leader_contact_at: float | None = None
+    known_commit: int | None = None  # the highest that a leader has told of, beyond this log or not; None: none has yet
     removed: bool = False
     halves: quorum.Halves = ()
 
@@ -125,6 +126,10 @@ class State:
     def draw_election_deadline(self) -> None:
         timeout = self.options.election_timeout_seconds
         self.election_deadline = self.now + timeout + self.rng.random() * timeout
+
+    def hear_of_commit(self, index: int) -> None:
+        """A leader said how far the cluster is, which may be further than this log reaches."""
+        self.known_commit = index if self.known_commit is None else max(self.known_commit, index)
 
     def within_election_timeout(self, moment: float | None) -> bool:
         return moment is not None and self.now - moment < self.options.election_timeout_seconds

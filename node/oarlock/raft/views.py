@@ -61,6 +61,17 @@ class Views:
         return self._state.leader
 
     @property
+    def known_commit(self) -> int | None:
+        """How far the cluster had committed when a leader last said so; None until one has, in this process."""
+        return self._state.known_commit
+
+    @property
+    def awaited_snapshot(self) -> SnapshotMeta | None:
+        """What a leader offered and the machine does not hold yet."""
+        fetching = self._state.fetching
+        return self._state.installing or (fetching[1] if fetching is not None else None)
+
+    @property
     def leader_contact_at(self) -> float | None:
         """When a leader was last heard of; None on the leader itself, and before the first."""
         return self._state.leader_contact_at

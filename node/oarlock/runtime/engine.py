@@ -76,7 +76,6 @@ class Engine:
         self.loop = asyncio.get_running_loop()
         self.halted = False
         self.disk_full = False
-        self.awaits_snapshot: SnapshotMeta | None = None  # offered by a leader, and not installed yet
         self.since = monotonic()
         self.replay_target = recovered.hard_state.commit
         self.cut_bytes = recovered.cut_bytes
@@ -97,7 +96,8 @@ class Engine:
         self._turn_due = False
         self._leader_seen: tuple[NodeId, int] = (NOBODY, 0)
         self._without_leader_since: float | None = monotonic()
-        self._placed_seen = ""
+        self._placed_seen: PlacedConfiguration | None = None
+        self._peers_seen: tuple[PlacedConfiguration, PlacedConfiguration, int] | None = None
         core = self._core(recovered.hard_state, recovered.entries, recovered.snapshot)
         self.member = self._member(core)
         self._wal.start()
@@ -344,17 +344,19 @@ class Engine:
                 self._without_leader_since = monotonic()
                 log.info("no leader", term=core.term)
             self._events.changed()
-        if core.placed.id != self._placed_seen:
-            self._placed_seen = core.placed.id
+        if core.placed is not self._placed_seen:
+            self._placed_seen = core.placed
             self._configuration_changed(core.placed)
+        known = (core.placed, core.committed_placed, len(core.peers))
+        if known != self._peers_seen:
+            self._peers_seen = known
+            participants = core.participants()  # those just dropped too, until they have been told (pitfall M11)
+            if participants:  # an Idle member hears its first leader as a guest until it knows a configuration
+                self._transport.set_peers(participants.values())
         if core.removed:
             self._events.removed()
 
     def _configuration_changed(self, placed: PlacedConfiguration) -> None:
-        groups = (placed.configuration.voters, placed.configuration.learners, placed.configuration.outgoing)
-        everyone = {m.id: m for group in groups for m in group}
-        if everyone:  # an Idle or new member hears its first leader as a guest until it knows a configuration
-            self._transport.set_peers(everyone.values())
         log.info(
             "configuration",
             id=placed.id,
@@ -434,7 +436,6 @@ class Engine:
     def _swapped(self, meta: SnapshotMeta) -> None:
         if self.halted:
             return
-        self.awaits_snapshot = None
         self.metrics.snapshots_installed += 1
         self.member.cluster_version = self.environment.cluster_version
         self.member.installed(meta)
@@ -454,7 +455,6 @@ class Engine:
         async def transfer(destination: Path) -> None:
             await self._transport.fetch_snapshot(Participant(source, url, ""), meta, destination)
 
-        self.awaits_snapshot = meta
         self.snapshots.fetch(source, meta, transfer)
 
     def snapshot_published(self, meta: SnapshotMeta) -> None:
@@ -479,7 +479,6 @@ class Engine:
         if self.halted:
             return
         if not self.core.install(meta, monotonic()):
-            self.awaits_snapshot = None
             log.info("snapshot not needed any more", index=meta.index)
         self.wake()
 

@@ -141,11 +141,8 @@ def state_of(node: Node) -> tuple[State, str]:
         return "Replaying", f"applied {applied} of {engine.replay_target} entries that were committed before the start"
     if engine.applying_blocked:
         return "Lagging", "a committed entry cannot be applied: the disk is full"
-    if engine.awaits_snapshot is not None and engine.awaits_snapshot.index > applied:
-        return (
-            "Lagging",
-            f"the log does not reach back: fetching the leader's snapshot at {engine.awaits_snapshot.index}",
-        )
+    if core.awaited_snapshot is not None:
+        return "Lagging", f"the log does not reach back: fetching the snapshot at {core.awaited_snapshot.index}"
     configuration = core.placed.configuration
     if not any(m.id == core.node_id for m in (*configuration.voters, *configuration.outgoing)):
         return "Lagging", "not a voter (yet): it catches up as a learner"
@@ -153,8 +150,11 @@ def state_of(node: Node) -> tuple[State, str]:
         age = _contact_age(node, core.leader_contact_at, monotonic())
         if age is None or age > 2 * node.settings.election_timeout_seconds:
             return "Isolated", "no contact with a leader for two election time-outs"
-    if core.commit_index - applied > LAG_ENTRIES:
-        return "Lagging", f"{core.commit_index - applied} committed entries are not applied yet"
+        if core.known_commit is None:
+            return "Lagging", "the leader has not said yet how far the cluster is"
+    known = max(core.commit_index, core.known_commit or 0)
+    if known - applied > LAG_ENTRIES:
+        return "Lagging", f"{known - applied} committed entries are not applied yet"
     return "Participating", ""
 
 
