@@ -103,3 +103,11 @@ def test_memory_keeps_a_tail_for_peers_slightly_behind() -> None:
     assert 400 - 100 - 64 <= cut <= 400 - 99
     assert trailing_index(core, 400, 0) == 400
     assert trailing_index(core, 400, 1 << 30) == 0
+
+
+def test_every_role_of_the_core_has_a_name_on_the_wire() -> None:
+    """`/admin/status` is served in every state; it used to fail while a member was a pre-candidate."""
+    from oarlock.raft.state import Role
+    from oarlock.wire import admin
+
+    assert [admin.Role(str(role).replace("_", "-")) for role in Role] == list(admin.Role)
