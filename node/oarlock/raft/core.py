@@ -117,6 +117,8 @@ class Core(Views):
         state.configuration_changed()
         state.notice_removal()
         state.draw_election_deadline()
+        if state.halves == ((node_id,),):
+            state.election_deadline = now  # the only voter has nobody to wait for
         super().__init__(state)
 
     # -- inputs ---------------------------------------------------------------------------------------------------
