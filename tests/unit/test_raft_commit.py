@@ -283,7 +283,7 @@ def test_persist_tokens_are_cumulative() -> None:
     assert (solo.core.durable_index, solo.core.commit_index) == (5, 5)
 
 
-def test_persist_token_of_an_older_term_is_ignored() -> None:
+def test_append_ack_ignored_after_term_change() -> None:
     """Rule 7: the newer term has its own token, which covers the log."""
     solo = Solo(terms=[1])
     solo.give(Append, "b", 1, 2, 1, 1, (command(3, 1),))

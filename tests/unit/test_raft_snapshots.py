@@ -325,3 +325,14 @@ def test_a_follower_knows_how_far_the_cluster_is_and_what_it_waits_for() -> None
     assert solo.core.awaited_snapshot == offered, "until the machine holds it"
     solo.core.applied(950)
     assert solo.core.awaited_snapshot is None
+
+
+def test_members_from_single_store_after_restore() -> None:
+    """M16: who takes part is told by the log and the snapshot alone; a restored member knows exactly what they say."""
+    meta = snapshot_meta(6, 2, configuration("bcd"), placed_at=4)
+    solo = Solo(name="b", term=2, commit=6, snapshot=meta, entries=[])
+    assert solo.core.placed == solo.core.committed_placed == meta.placed
+    later = change_entry(7, 2, configuration("bce"))
+    solo = Solo(name="b", term=2, commit=7, snapshot=meta, entries=[later])
+    assert solo.core.placed.configuration == configuration("bce"), "the latest in the log holds"
+    assert [m.id for m in solo.core.participants().values()] == [node_id(name) for name in "bce"]
