@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from tests.operator.worlds import answer
 
+import oarlock_operator
 from oarlock.wire.admin import NotesRequest, TransferRequest
 from oarlock_operator.members import MemberError, Members
 from oarlock_operator.metrics import Metrics
@@ -111,3 +114,12 @@ def test_liveness_fails_when_something_is_sick_and_metrics_are_served() -> None:
         assert get(port, "/other")[0] == 404
     finally:
         stop()
+
+
+def test_one_file_imports_kopf() -> None:
+    """It supplies watches; everything else must be testable without it."""
+    root = Path(oarlock_operator.__file__).parent
+    importers = [
+        f.name for f in root.rglob("*.py") if re.search(r"^\s*(import|from) kopf", f.read_text(), re.MULTILINE)
+    ]
+    assert importers == ["handlers.py"]
