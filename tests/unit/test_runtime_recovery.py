@@ -272,3 +272,41 @@ def test_a_full_disk_leaves_no_half_copy(tmp_path: Path, monkeypatch: pytest.Mon
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
     copy_state(source, tmp_path / "state-2.mdb")
     assert (tmp_path / "state-2.mdb").read_bytes() == bytes(10_000)
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+@pytest.mark.parametrize("before", [0, 4_000])
+def test_a_copy_where_the_kernel_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, before: int
+) -> None:
+    """Some network file systems refuse, a few of them only after a first part."""
+    content = os.urandom(3_000_001)
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    in_kernel, calls = os.copy_file_range, []
+
+    def refuses(src: int, dst: int, count: int) -> int:
+        calls.append(count)
+        if before and len(calls) == 1:
+            return in_kernel(src, dst, before)
+        raise OSError(code, "not here")
+
+    monkeypatch.setattr(os, "copy_file_range", refuses)
+    copy_state(source, tmp_path / "state-2.mdb")
+    assert len(calls) == (2 if before else 1)
+    assert (tmp_path / "state-2.mdb").read_bytes() == content
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source", "state-2.mdb"]
+
+
+def test_a_copy_that_fails_is_not_tried_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 5: a disk that fails is not one that cannot copy in the kernel."""
+    source = tmp_path / "source"
+    source.write_bytes(bytes(10_000))
+
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "copy_file_range", broken)
+    with pytest.raises(OSError, match="broken"):
+        copy_state(source, tmp_path / "state-2.mdb")
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]

@@ -6,6 +6,7 @@ All of it blocks, and runs in a thread while the loop answers probes.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from oarlock.storage.snapshots import SnapshotStore
 from oarlock.storage.wal import Wal
 
 COPY_CHUNK_BYTES = 64 << 20
+PLAIN_CHUNK_BYTES = 1 << 20
+_NO_KERNEL_COPY = frozenset((errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL))  # not on this file system
 
 
 @dataclass(slots=True)
@@ -181,22 +184,37 @@ def _number(path: Path) -> int:
 
 
 def copy_state(source: Path, destination: Path) -> None:
-    """Copies in the kernel: a reflink where the file system has it, and the GIL is free meanwhile. Not synced.
+    """Copies in the kernel: a reflink where the file system has it. Where it cannot, plainly; the GIL is free
+    meanwhile either way. Not synced.
 
     Raises OutOfSpace (nothing is left of the copy), OSError.
     """
     partial = destination.with_suffix(".partial")
     try:
         with source.open("rb") as src, partial.open("wb") as dst:
-            left = os.fstat(src.fileno()).st_size
-            while left > 0:
-                copied = os.copy_file_range(src.fileno(), dst.fileno(), min(left, COPY_CHUNK_BYTES))
-                if copied == 0:
-                    raise OSError(f"{source} ended {left} bytes early while it was copied")
-                left -= copied
+            size = os.fstat(src.fileno()).st_size
+            try:
+                _copy_in_kernel(src.fileno(), dst.fileno(), size)
+            except OSError as error:
+                if error.errno not in _NO_KERNEL_COPY:
+                    raise
+                src.seek(0)
+                dst.seek(0)
+                shutil.copyfileobj(src, dst, PLAIN_CHUNK_BYTES)
+                if dst.tell() != size:
+                    raise OSError(f"{source} has {size} bytes, and {dst.tell()} were copied") from error
         partial.rename(destination)
     except OSError as error:
         partial.unlink(missing_ok=True)
         if error.errno in SPACE_ERRNOS:
             raise OutOfSpace(f"no space for a copy of {source}") from error
         raise
+
+
+def _copy_in_kernel(source: int, destination: int, size: int) -> None:
+    left = size
+    while left > 0:
+        copied = os.copy_file_range(source, destination, min(left, COPY_CHUNK_BYTES))
+        if copied == 0:
+            raise OSError(f"the file ended {left} bytes early while it was copied")
+        left -= copied
