@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import errno
+import shutil
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from tests.counter_machine import CounterMachine
 
 from oarlock.peers.hello import Hello, HelloKind, Verdict
-from oarlock.runtime import recovery
+from oarlock.runtime import joining, recovery
 from oarlock.runtime.errors import Refused
 from oarlock.runtime.node import Node
 from oarlock.runtime.settings import NodeSettings
 from oarlock.storage.errors import OutOfSpace
+from oarlock.storage.wal import Wal
 
 PATIENCE = 15.0
 
@@ -78,6 +81,18 @@ async def drop(node: Node) -> None:
     node.directory.close()
 
 
+def hello(node: Node, cluster_id: str) -> Hello:
+    """A leader's, that has this member in its configuration."""
+    return Hello(1, cluster_id, "a-0000000000000061", "http://127.0.0.1:9", "", node.node_id, 1, HelloKind.CONTROL)
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
 async def refusal(work: object) -> Refused:
     with pytest.raises(Refused) as caught:
         await work  # type: ignore[misc]
@@ -135,9 +150,8 @@ async def test_a_member_that_is_being_added_is_not_bootstrapped(tmp_path: Path) 
     """Rule 16: the first cluster to come wins, however close the second is."""
     async with running(tmp_path) as node:
         await until(node, "Idle")
-        hello = Hello(1, "theirs+1", "a-0000000000000061", "http://127.0.0.1:9", "", node.node_id, 1, HelloKind.CONTROL)
         verdict, answer = await asyncio.gather(
-            node._judge(hello), node.bootstrap("r1", "main", 1), return_exceptions=True
+            joining.judge(node, hello(node, "theirs+1")), node.bootstrap("r1", "main", 1), return_exceptions=True
         )
         assert verdict is Verdict.OK
         assert isinstance(answer, Refused)
@@ -219,7 +233,7 @@ async def test_a_corrupt_log_stays_and_says_so(tmp_path: Path) -> None:
             await add(node, b"x")
     for segment in (tmp_path / "m" / "wal").iterdir():
         data = bytearray(segment.read_bytes())
-        at = data.find(b"main") if b"main" in data else data.find(b"OarF") + 100
+        at = data.find(b"OarF", data.find(b"OarF") + 1) + 100  # in the second frame, the first that has an entry
         data[at] ^= 0xFF
         segment.write_bytes(data)
     async with running(tmp_path) as node:
@@ -231,6 +245,69 @@ async def test_a_corrupt_log_stays_and_says_so(tmp_path: Path) -> None:
         assert (await refusal(node.transfer("m-1", 0.1))).code == "not_ready"
         await node.reset("q1", node.node_id)
         await until(node, "Idle")
+
+
+async def test_a_member_whose_log_is_gone_stays_out(tmp_path: Path) -> None:
+    """D15: it has voted and acknowledged, and no longer knows what. An empty log under its id would vote again."""
+    async with running(tmp_path) as node:
+        await until(node, "Idle")
+        await node.bootstrap("r1", "main", 1)
+        await until(node, "Participating")
+        await add(node, b"x")
+    shutil.rmtree(tmp_path / "m" / "wal")
+    for _ in range(2):  # the first start leaves an empty directory behind
+        async with running(tmp_path) as node:
+            await until(node, "Corrupt")
+            assert "its log is gone: replace this member" in node.status().reason
+            assert node.engine is None
+            assert await joining.judge(node, hello(node, node.cluster_id or "")) is Verdict.NOT_READY
+            assert (await refusal(node.bootstrap("r1", "main", 1))).code == "corrupt"
+    async with running(tmp_path) as node:
+        await until(node, "Corrupt")
+        await node.reset("q1", node.node_id)
+        await until(node, "Idle")
+        await node.bootstrap("r2", "main", 1)
+        await until(node, "Participating")
+        assert await add(node, b"x") == 1
+
+
+@pytest.mark.parametrize("wiped", [False, True])
+async def test_a_member_that_only_joined_keeps_its_place(tmp_path: Path, wiped: bool) -> None:
+    """D15: its log has no entry yet, and is no lost one."""
+    node = await Node.start(settings(tmp_path), CounterMachine(), never)
+    await until(node, "Idle")
+    verdicts = await asyncio.gather(*(joining.judge(node, hello(node, "theirs+1")) for _ in range(3)))
+    assert verdicts == [Verdict.OK] * 3
+    assert await joining.judge(node, hello(node, "others+1")) is Verdict.WRONG_CLUSTER
+    await drop(node)
+    for _ in range(2):
+        if wiped:
+            shutil.rmtree(tmp_path / "m" / "wal")
+        async with running(tmp_path) as node:
+            await until(node, "Lagging", "Corrupt")
+            assert (node.status().state == "Corrupt") == wiped
+            assert node.cluster_id == "theirs+1"
+
+
+@pytest.mark.parametrize("at", ["log", "identity"])
+async def test_who_joins_has_a_log_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """D15, rule 16: broken off at either step, the member is Idle and may join, or be bootstrapped, later."""
+    node = await Node.start(settings(tmp_path), CounterMachine(), never)
+    await until(node, "Idle")
+    with monkeypatch.context() as patch:
+        if at == "log":
+            patch.setattr(Wal, "begin", failing(OutOfSpace("no space")))
+        else:
+            patch.setattr(node.directory, "save", failing(OSError(errno.ENOSPC, "no space")))
+        assert await joining.judge(node, hello(node, "theirs+1")) is Verdict.NOT_READY
+        assert (await refusal(node.bootstrap("r1", "main", 1))).code == "out_of_space"
+    assert node.cluster_id is None
+    await drop(node)
+    async with running(tmp_path) as node:
+        await until(node, "Idle")
+        assert node.cluster_id is None
+        assert await joining.judge(node, hello(node, "theirs+2")) is Verdict.OK
+        assert node.cluster_id == "theirs+2"
 
 
 async def test_a_full_disk_delays_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,29 @@ def test_an_empty_directory_is_an_empty_log(disk: SimulatedFiles) -> None:
     assert disk.open_handles() == 0
 
 
+def test_a_log_that_was_begun_is_known_from_one_that_is_gone(disk: SimulatedFiles) -> None:
+    """Pitfall D15: after `begin` there is a frame for ever; before it there may be a segment, which proves nothing."""
+    wal, _ = open_wal(disk)
+    wal.prepare()
+    disk.power_loss(0)
+    wal, _ = open_wal(disk)
+    assert not wal.begun
+    wal.begin()
+    size = wal.bytes()
+    wal.begin()
+    assert (wal.begun, wal.bytes()) == (True, size)
+    for _ in range(3):
+        disk.power_loss(0)
+        wal, recovered = open_wal(disk)
+        assert wal.begun
+        assert (recovered.hard_state, recovered.entries, recovered.cut_bytes) == (HardState(), (), 0)
+    frames = [frame(3, vote="a"), frame(3, entries(1, 5, 3), vote="a")]
+    wal.append(frames)
+    wal.begin()
+    disk.power_loss(0)
+    assert state_of(open_wal(disk)[1]) == state_after(frames)
+
+
 def test_what_was_appended_comes_back(disk: SimulatedFiles) -> None:
     wal, _ = open_wal(disk)
     frames = [frame(1, vote="a"), frame(1, entries(1, 5, 1), vote="a", commit=2), frame(2, entries(4, 4, 2), vote="b")]

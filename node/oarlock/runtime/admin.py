@@ -59,8 +59,12 @@ async def bootstrap(node: Node, request_id: str, cluster_id: str, min_voters: in
     if identity.cluster_id is not None:
         why = f"this member belongs to cluster {identity.cluster_id} already: only an Idle member can be bootstrapped"
         raise Refused("not_idle", why, status=409, retryable=False)
-    if node.engine is None:
+    if node.engine is None or node.engine.halted:
         raise Refused("replaying", "this member is still starting: try again shortly", status=503)
+    try:
+        await node.engine.begin_log()
+    except OutOfSpace:
+        raise Refused("out_of_space", "the disk is full: there is no room for a log", status=507) from None
     effective = f"{cluster_id}+{secrets.token_hex(8)}"
     plan = BootstrapRecord(request_id, cluster_id, min_voters)
     if not await node.amend_identity(identity, cluster_id=effective, bootstrap=plan):

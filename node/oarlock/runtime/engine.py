@@ -162,6 +162,10 @@ class Engine:
         """Runs `function(wal)` between two writes."""
         return self._wal.call(function)
 
+    async def begin_log(self) -> None:
+        """The log has a frame when it returns, durably (pitfall D15). Raises OutOfSpace of the storage, WalFailed."""
+        await self.in_log_thread(lambda wal: wal.begin())
+
     async def begin_from(self, hard_state: HardState, entries: tuple[Entry, ...]) -> None:
         """Bootstrap: the log of a member that has none begins with `entries`, durable before anything acts on them."""
         assert self.core.last_index == 0, "only an empty log can begin"

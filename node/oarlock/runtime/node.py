@@ -19,12 +19,12 @@ from oarlock.machine import errors as machine_errors
 from oarlock.machine.command import Command, Result
 from oarlock.machine.environment import Environment
 from oarlock.machine.protocol import Machine
-from oarlock.peers.hello import Hello, HelloKind, LocalIdentity, Verdict
+from oarlock.peers.hello import Hello, LocalIdentity
 from oarlock.peers.messages import PeerMessage
 from oarlock.peers.options import PeerOptions
 from oarlock.peers.transport import Transport
 from oarlock.raft.types import NOBODY, Member, NodeId, SnapshotMeta
-from oarlock.runtime import admin
+from oarlock.runtime import admin, joining
 from oarlock.runtime.engine import Engine, Events
 from oarlock.runtime.errors import Refused
 from oarlock.runtime.metrics import Counters
@@ -66,7 +66,7 @@ class Node:
             local=self._identity,
             token=settings.token,
             on_message=self._received,
-            judge=self._judge,
+            judge=lambda hello: joining.judge(self, hello),
             on_connected=self._connected,
             on_disconnected=self._disconnected,
             on_hello=self._heard_hello,
@@ -118,7 +118,7 @@ class Node:
         except Corrupt as e:
             self._found_corrupt(str(e))
             return
-        events = Events(self._announce, self._found_corrupt, self._fatal, lambda: self._told_removed(NOBODY))
+        events = Events(self.announce, self._found_corrupt, self._fatal, lambda: self._told_removed(NOBODY))
         engine = Engine(self.settings, self.machine, self.directory, self.transport, self.metrics, recovered, events)
         self.engine = engine
         log.info(
@@ -133,7 +133,7 @@ class Node:
         )
         await self._finish_bootstrap()
         _quiet_gc()
-        self._announce()
+        self.announce()
 
     async def _recovered(self) -> Recovered:
         """Waits for space where there is none (rule 5). The thread is never left behind: if this task is cancelled,
@@ -333,7 +333,7 @@ class Node:
         self.removed = False
         log.warning("reset: the data was set aside", quarantine=quarantine.name, node_id=self.node_id)
         self._running = asyncio.create_task(self._run())
-        self._announce()
+        self.announce()
         return self.node_id, quarantine.name
 
     # -- peers ------------------------------------------------------------------------------------------------------
@@ -368,37 +368,17 @@ class Node:
             self.engine.member.heard_version(hello.node_id, hello.version)
         self.stale = None
 
-    async def _judge(self, hello: Hello) -> Verdict:
-        """Whether to talk to this opener. An Idle member takes the cluster's word, durably, before anything else."""
-        engine = self.engine
-        if engine is None or engine.halted or self.stopping:
-            return Verdict.NOT_READY
-        if hello.node_id in engine.core.committed_placed.configuration.tombstones:
-            return Verdict.REMOVED
-        if self.cluster_id is None and hello.kind in (HelloKind.CONTROL, HelloKind.DATA):
-            await self._join(hello.cluster_id)
-        return Verdict.OK if self.cluster_id in (None, hello.cluster_id) else Verdict.WRONG_CLUSTER
-
-    async def _join(self, cluster_id: str) -> None:
-        """Rule 16: durable before the first answer. The first cluster to come wins."""
-        async with self._amending:
-            if self.cluster_id is None:
-                identity = msgspec.structs.replace(self.directory.identity, cluster_id=cluster_id)
-                await asyncio.to_thread(self.directory.save, identity)
-                log.info("joined", cluster_id=cluster_id)
-        self._announce()
-
     def _told_removed(self, by: NodeId) -> None:
         if not self.removed:
             self.removed = True
             log.warning("this member has been removed from the cluster", told_by=by or "the log")
-            self._announce()
+            self.announce()
 
     def _told_stale(self, by: NodeId) -> None:
         if self.stale is None and self.leader == NOBODY:
             self.stale = f"{by} belongs to another cluster than this directory ({self.cluster_id})"
             log.warning("stale", why=self.stale)
-            self._announce()
+            self.announce()
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -420,13 +400,13 @@ class Node:
         if self.corrupt is None:
             self.corrupt = why
             log.error("this member is out of order: replace it", why=why)
-            self._announce()
+            self.announce()
 
     def _fatal(self, why: str) -> None:
         log.critical("fatal", why=why)
         self._on_fatal(why)
 
-    def _announce(self) -> None:
+    def announce(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 

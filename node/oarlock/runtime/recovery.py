@@ -46,12 +46,15 @@ class Recovered:
 
 
 def recover(directory: DataDirectory, machine: Machine, segment_bytes: int) -> Recovered:
-    """Opens log, snapshots and state. Raises storage.errors.Corrupt where the log or every snapshot is damaged."""
+    """Opens log, snapshots and state. Raises storage.errors.Corrupt where the log or every snapshot is damaged,
+    or the log gone."""
     files = directory.files
     store = SnapshotStore(directory.snapshots, files)
     store.discard_partial()
     wal, log = Wal.open(directory.wal, files, segment_bytes=segment_bytes)
     try:
+        if directory.identity.cluster_id is not None and not wal.begun:
+            raise Corrupt("this member belongs to a cluster, and its log is gone")  # its votes, too (pitfall D15)
         snapshot = _base(store, log.marker, log.entries)
         entries = _after(snapshot, log.entries)
         last_index = entries[-1].index if entries else snapshot.index if snapshot else 0

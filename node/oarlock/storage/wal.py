@@ -120,6 +120,13 @@ class Wal:
         self._settled = False
         return written
 
+    def begin(self) -> None:
+        """Give a log without a frame an empty one, durable when it returns: whoever does this before anything is said
+        in the log's name knows later that a log without one was lost (pitfall D15). Raises OutOfSpace, WalFailed.
+        """
+        if not self.begun:
+            self.append([Frame(self._hard_state)])
+
     def settle(self) -> None:
         """Vouch for the last append with an empty frame, once; nothing if there is nothing new (rule 3).
 
@@ -178,6 +185,11 @@ class Wal:
         self._failure = self._failure or "the log is closed"
 
     # --- views, from any thread
+
+    @property
+    def begun(self) -> bool:
+        """Whether the log holds a frame. Once it does, it always will."""
+        return bool(self._segments)
 
     def bytes(self) -> int:
         """Size of all files of the log."""
