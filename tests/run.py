@@ -314,6 +314,7 @@ def main() -> int:
     if arguments.prepare:
         return prepare_only(arguments.prepare)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
     results = []
     for tier in TIERS:
         if not arguments.tiers or tier.name in arguments.tiers:

@@ -20,6 +20,7 @@ Ctrl-C ends it and removes everything that ran in it.
 
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
     binaries, archives = prepared()
     kube = Kubernetes(binaries)
     try:
