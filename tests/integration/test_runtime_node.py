@@ -8,11 +8,14 @@ import errno
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from time import monotonic
 
+import msgspec
 import pytest
 from tests.counter_machine import CounterMachine
 
 from oarlock.peers.hello import Hello, HelloKind, Verdict
+from oarlock.raft.types import EntryKind
 from oarlock.runtime import joining, recovery
 from oarlock.runtime.errors import Refused
 from oarlock.runtime.node import Node
@@ -269,6 +272,25 @@ async def test_a_member_whose_log_is_gone_stays_out(tmp_path: Path) -> None:
         await node.bootstrap("r2", "main", 1)
         await until(node, "Participating")
         assert await add(node, b"x") == 1
+
+
+async def test_an_entry_of_a_newer_version_asks_for_that_version(tmp_path: Path) -> None:
+    """Rule 34: the member stops before it, and there is nothing wrong with its data."""
+    async with running(tmp_path) as node:
+        await until(node, "Idle")
+        await node.bootstrap("r1", "main", 1)
+        await until(node, "Participating")
+        await add(node, b"x")
+        assert node.engine is not None
+        node.engine.core.propose(msgspec.msgpack.encode(99), monotonic(), EntryKind.VERSION)
+        node.engine.wake()
+        await until(node, "Corrupt")
+        assert node.status().reason.endswith("run a newer version")
+        assert "replace" not in node.status().reason
+    assert [p.name for p in (tmp_path / "m").iterdir() if p.name == "clean-stop"] == []
+    async with running(tmp_path) as node:  # and again, from the log
+        await until(node, "Corrupt")
+        assert node.status().reason.endswith("run a newer version")
 
 
 @pytest.mark.parametrize("wiped", [False, True])

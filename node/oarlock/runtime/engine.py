@@ -32,7 +32,7 @@ from oarlock.raft.state import Role
 from oarlock.raft.types import NOBODY, Entry, EntryKind, HardState, NodeId, PlacedConfiguration, SnapshotMeta
 from oarlock.raft.types import Member as Participant
 from oarlock.runtime.apply import Applier
-from oarlock.runtime.errors import Refused
+from oarlock.runtime.errors import Refused, out_of_order
 from oarlock.runtime.member import Member
 from oarlock.runtime.metrics import Counters
 from oarlock.runtime.recovery import Recovered, copy_state, drop_other_states, next_state
@@ -56,7 +56,7 @@ class Events:
     """What the engine tells its owner; all of it on the loop."""
 
     changed: Callable[[], None]  # leader, configuration or a non-command entry moved
-    corrupt: Callable[[str], None]  # this member must not take part any more
+    corrupt: Callable[[str], None]  # why, and what helps: this member must not take part any more
     fatal: Callable[[str], None]  # the process must end (rule 5)
     removed: Callable[[], None]  # the log says that this id is tombstoned
 
@@ -518,7 +518,7 @@ class Engine:
 
     def _found_corrupt(self, error: Exception) -> None:
         self.halt()
-        self._events.corrupt(str(error))
+        self._events.corrupt(out_of_order(error))
 
     def _failed(self, error: BaseException) -> None:
         """What Raft excludes has happened: stay, and say so. Anything else: nobody knows, so the process ends."""

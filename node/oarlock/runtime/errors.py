@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from oarlock.machine.errors import UnknownEntry
+
 Outcome = Literal["not_applied", "unknown"]
 
 
@@ -34,6 +36,11 @@ class Refused(Exception):
         self.retryable = retryable
         self.retry_after_seconds = retry_after_seconds
         self.leader = leader
+
+
+def out_of_order(error: Exception) -> str:
+    """Why a member is Corrupt, and what helps. Its data is sound where a newer version wrote it (rule 34)."""
+    return f"{error}: {'run a newer version' if isinstance(error, UnknownEntry) else 'replace this member'}"
 
 
 def no_leader(why: str = "no leader is known; an election may be under way: try again shortly") -> Refused:

@@ -26,7 +26,7 @@ from oarlock.peers.transport import Transport
 from oarlock.raft.types import NOBODY, Member, NodeId, SnapshotMeta
 from oarlock.runtime import admin, joining
 from oarlock.runtime.engine import Engine, Events
-from oarlock.runtime.errors import Refused
+from oarlock.runtime.errors import Refused, out_of_order
 from oarlock.runtime.metrics import Counters
 from oarlock.runtime.recovery import Recovered, recover
 from oarlock.runtime.settings import NodeSettings
@@ -116,7 +116,7 @@ class Node:
         try:
             recovered = await self._recovered()
         except Corrupt as e:
-            self._found_corrupt(str(e))
+            self._found_corrupt(out_of_order(e))
             return
         events = Events(self.announce, self._found_corrupt, self._fatal, lambda: self._told_removed(NOBODY))
         engine = Engine(self.settings, self.machine, self.directory, self.transport, self.metrics, recovered, events)
@@ -399,7 +399,7 @@ class Node:
         """Neither votes nor counts any more, but stays to say so (rule 2, pitfall L5)."""
         if self.corrupt is None:
             self.corrupt = why
-            log.error("this member is out of order: replace it", why=why)
+            log.error("this member is out of order", why=why)
             self.announce()
 
     def _fatal(self, why: str) -> None:

@@ -123,7 +123,7 @@ def status_of(node: Node) -> MemberStatus:
 def state_of(node: Node) -> tuple[State, str]:
     """The member's state, and a sentence where it is not Participating."""
     if node.corrupt is not None:
-        return "Corrupt", f"{node.corrupt}: replace this member"
+        return "Corrupt", node.corrupt
     if node.removed:
         return "Removed", "this member's id was removed from the cluster; it never returns under it"
     if node.stopping:
