@@ -27,6 +27,7 @@ from oarlock.raft.types import NOBODY, Member, NodeId, SnapshotMeta
 from oarlock.runtime import admin, joining
 from oarlock.runtime.engine import Engine, Events
 from oarlock.runtime.errors import Refused, out_of_order
+from oarlock.runtime.housekeeping import finish_bootstrap, housekeep
 from oarlock.runtime.metrics import Counters
 from oarlock.runtime.recovery import Recovered, recover
 from oarlock.runtime.settings import NodeSettings
@@ -72,10 +73,8 @@ class Node:
             on_hello=self._heard_hello,
             on_removed=self._told_removed,
             on_stale=self._told_stale,
-            snapshot_file=lambda digest: self.engine.snapshots.file_for(digest) if self.engine else None,
-            on_snapshot_progress=lambda peer, digest: (
-                self.engine.snapshots.served(peer, digest) if self.engine else None
-            ),
+            snapshot_file=self._snapshot_file,
+            on_snapshot_progress=self._snapshot_served,
             options=PeerOptions(
                 heartbeat_seconds=settings.heartbeat_seconds, silence_seconds=settings.election_timeout_seconds
             ),
@@ -107,7 +106,7 @@ class Node:
             await self._recover()
             while not self.stopping:
                 await asyncio.sleep(HOUSEKEEPING_SECONDS)
-                await self._housekeep()
+                await housekeep(self)
         except Exception as e:
             log.exception("the member failed")
             self._fatal(f"the member failed: {e!r}")
@@ -131,7 +130,7 @@ class Node:
             state="reused" if recovered.reused_state else "rebuilt",
             cut_bytes=recovered.cut_bytes,
         )
-        await self._finish_bootstrap()
+        await finish_bootstrap(self)
         _quiet_gc()
         self.announce()
 
@@ -153,41 +152,6 @@ class Node:
                 if not work.cancelled() and work.exception() is None:
                     work.result().close()
                 raise
-
-    async def _finish_bootstrap(self) -> None:
-        try:
-            await admin.finish_bootstrap(self)
-        except Refused as e:
-            log.error("the bootstrap waits", why=e.why)
-
-    async def _housekeep(self) -> None:
-        """Once a second: disk space, snapshots due, the machine's own proposals, what compaction left behind."""
-        engine = self.engine
-        self.free_bytes = await asyncio.to_thread(self.directory.free_bytes)
-        if engine is None or engine.halted:
-            return
-        await self._finish_bootstrap()
-        self._judge_space(engine)
-        if not engine.member.low_on_space:
-            await asyncio.to_thread(self.directory.ballast.reserve, self.settings.ballast_bytes)
-        newest = engine.snapshots.newest
-        since = newest.index if newest is not None else 0
-        self.wal_bytes, wal_since = await engine.in_log_thread(lambda wal: (wal.bytes(), wal.bytes_since(since)))
-        engine.snapshots.expire_pins(self.wal_bytes)
-        engine.snapshots.take_if_due(wal_since)
-        engine.propose_housekeeping()
-        while not self.stopping and engine.maintain():  # noqa: ASYNC110
-            await asyncio.sleep(0)  # work, not waiting: the loop turns between slices
-
-    def _judge_space(self, engine: Engine) -> None:
-        """Low below the bound, well again only at one and a half times it, so that it does not flap (rule 5)."""
-        bound, member = self.settings.low_space_bytes, engine.member
-        if engine.disk_full or self.free_bytes < bound:
-            if not member.low_on_space:
-                log.warning("low on disk space: puts are refused once a majority is", free_bytes=self.free_bytes)
-            member.low_on_space = True
-        elif self.free_bytes > bound * 3 // 2:
-            member.low_on_space = False
 
     async def stop(self) -> None:
         """A clean stop: leadership handed over, waiters answered, log settled, state synced and marked as clean."""
