@@ -359,6 +359,9 @@ async def test_a_snapshot_carries_the_state_over_a_rebuild(tmp_path: Path) -> No
         await until(node, "Participating")
         for _ in range(4):
             await add(node, b"x")
+        async with asyncio.timeout(PATIENCE):  # the last entry that comes by itself raises the cluster's version
+            while not node.status().cluster_version:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
         meta = await node.take_snapshot()
         assert await node.take_snapshot() == meta
         async with node.newest_snapshot("reader") as (pinned, path):
