@@ -1,4 +1,4 @@
-"""The engine's timer (rule 11), with a clock in the test's hands, and how much log a snapshot leaves behind."""
+"""A member's timer (rule 11), with a clock in the test's hands, and how much log a snapshot leaves behind."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from tests.raft_cluster import first_entry, node_id
 
 from oarlock.raft.core import Core
 from oarlock.raft.types import Entry, HardState
-from oarlock.runtime.engine import Engine, trailing_index
+from oarlock.runtime.snapshotting import trailing_index
+from oarlock.runtime.timer import Timer
 
 
-class Timer:
+class Handle:
     def __init__(self, at: float, call: Callable[[], None]) -> None:
         self.at, self.call = at, call
         self.cancelled = False
@@ -26,10 +27,10 @@ class Timer:
 class Clock:
     def __init__(self) -> None:
         self.now = 100.0
-        self.timers: list[Timer] = []
+        self.timers: list[Handle] = []
 
-    def call_later(self, seconds: float, function: Any, *args: Any) -> Timer:
-        self.timers.append(Timer(self.now + seconds, lambda: function(*args)))
+    def call_later(self, seconds: float, function: Any, *args: Any) -> Handle:
+        self.timers.append(Handle(self.now + seconds, lambda: function(*args)))
         return self.timers[-1]
 
     def fire(self) -> None:
@@ -52,33 +53,31 @@ class Ticked:
         self.deadline = now + 0.1
 
 
-def engine(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Clock, Ticked]:
+def armed(monkeypatch: pytest.MonkeyPatch) -> tuple[Timer, Clock, Ticked]:
     clock = Clock()
-    monkeypatch.setattr("oarlock.runtime.engine.monotonic", lambda: clock.now)
-    made: Any = object.__new__(Engine)
+    monkeypatch.setattr("oarlock.runtime.timer.monotonic", lambda: clock.now)
     member = Ticked(clock)
-    made.loop, made.member, made.halted, made._timer, made._timer_at = clock, member, False, None, 0.0
-    made.wake = lambda: None
-    made._arm(member.deadline)
+    made = Timer(clock, lambda: member.deadline, member.tick)  # type: ignore[arg-type]  # all it needs of a loop
+    made.arm(member.deadline)
     return made, clock, member
 
 
 def test_a_tick_comes_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, clock, member = engine(monkeypatch)
+    made, clock, member = armed(monkeypatch)
     for _ in range(10):
         clock.now += 0.11
         clock.fire()
-        made._arm(member.deadline)
+        made.arm(member.deadline)
     assert len(member.ticks) == 10
 
 
 def test_a_late_wake_up_drains_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule 11: what peers said while we slept is heard before their silence is judged."""
-    made, clock, member = engine(monkeypatch)
+    made, clock, member = armed(monkeypatch)
     clock.now += 3.0
     clock.fire()
     assert member.ticks == []
-    made._arm(member.deadline)
+    made.arm(member.deadline)
     clock.now += 0.01
     clock.fire()
     assert member.ticks == [clock.now]
@@ -87,11 +86,11 @@ def test_a_late_wake_up_drains_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_late_tick_comes_under_load_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule 11: every turn arms the timer. It used to cancel the late tick and set a new one in the past, which found
     itself late again: a leader with a turn each millisecond never ticked any more after one pause."""
-    made, clock, member = engine(monkeypatch)
+    made, clock, member = armed(monkeypatch)
     clock.now += 3.0
     for _ in range(30):
         clock.fire()
-        made._arm(member.deadline)  # a turn
+        made.arm(member.deadline)  # a turn
         clock.now += 0.001
     assert member.ticks
 

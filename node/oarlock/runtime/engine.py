@@ -12,7 +12,6 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -28,37 +27,23 @@ from oarlock.peers.transport import Transport
 from oarlock.raft.core import Core
 from oarlock.raft.errors import InvariantViolated
 from oarlock.raft.options import Options
-from oarlock.raft.state import Role
-from oarlock.raft.types import NOBODY, Entry, EntryKind, HardState, NodeId, PlacedConfiguration, SnapshotMeta
+from oarlock.raft.types import Entry, EntryKind, HardState, NodeId, SnapshotMeta
 from oarlock.raft.types import Member as Participant
 from oarlock.runtime.apply import Applier
-from oarlock.runtime.errors import Refused, out_of_order
+from oarlock.runtime.changes import Changes, Events
+from oarlock.runtime.errors import out_of_order
 from oarlock.runtime.member import Member
 from oarlock.runtime.metrics import Counters
 from oarlock.runtime.recovery import Recovered, copy_state, drop_other_states, next_state
 from oarlock.runtime.settings import NodeSettings
 from oarlock.runtime.snapshotting import Snapshotter
+from oarlock.runtime.timer import Timer
 from oarlock.runtime.turn import Limits, Turn
 from oarlock.runtime.wal_thread import Durable, Submission, WalThread
 from oarlock.storage.directory import DataDirectory
 from oarlock.storage.frame import Frame
 
 log = structlog.get_logger()
-
-LATE_SECONDS = 0.05  # a wake-up later than this drains the sockets first (rule 11)
-TIMER_SECONDS = 0.001  # what the loop rounds to: a timer may be that late, but not early
-BEFORE_ALL = float("-inf")
-TRAILING_STEP_ENTRIES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Events:
-    """What the engine tells its owner; all of it on the loop."""
-
-    changed: Callable[[], None]  # leader, configuration or a non-command entry moved
-    corrupt: Callable[[str], None]  # why, and what helps: this member must not take part any more
-    fatal: Callable[[str], None]  # the process must end (rule 5)
-    removed: Callable[[], None]  # the log says that this id is tombstoned
 
 
 class Engine:
@@ -91,13 +76,9 @@ class Engine:
             self._apply_failed,
         )
         self._wal = WalThread(recovered.wal, self.loop, self._durable, self._wal_failed, self._space_changed)
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
         self._turn_due = False
-        self._leader_seen: tuple[NodeId, int] = (NOBODY, 0)
-        self._without_leader_since: float | None = monotonic()
-        self._placed_seen: PlacedConfiguration | None = None
-        self._peers_seen: tuple[PlacedConfiguration, PlacedConfiguration, int] | None = None
+        self._timer = Timer(self.loop, self._deadline, self._tick)
+        self._changes = Changes(transport, metrics, events)
         core = self._core(recovered.hard_state, recovered.entries, recovered.snapshot)
         self.member = self._member(core)
         self._wal.start()
@@ -176,44 +157,6 @@ class Engine:
     def maintain(self) -> bool:
         return not self.halted and self._applier.maintain()
 
-    def propose_housekeeping(self) -> None:
-        """The machine's own command, such as a compaction floor; nobody waits for it. Leaders only."""
-        if self.core.role is not Role.LEADER or self.member.draining:
-            return
-        with self.environment.reader() as trees:
-            payload = self.machine.housekeeping(trees, self.core.cluster_time_ms)
-        if payload is not None:
-            try:
-                self.submit(Command(payload), None, grows=False)
-            except Refused as e:
-                log.debug("housekeeping waits", why=e.why)
-
-    async def hand_over(self, patience_seconds: float) -> None:
-        """Leadership goes to the follower that is furthest: clients wait for a round trip and not for an election. Then
-        what is under way here is seen to its end, as far as patience reaches."""
-        end = monotonic() + patience_seconds
-        await self._transfer(end)
-        while self.member.in_flight_bytes and monotonic() < end and not self.halted:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-    async def _transfer(self, end: float) -> None:
-        core = self.core
-        if core.role is not Role.LEADER or self.halted:
-            return
-        peers = core.peers
-        others = [m.id for m in core.placed.configuration.voters if m.id in peers and m.id != core.node_id]
-        heard = [v for v in others if peers[v].contact_at is not None]
-        if not heard:
-            return
-        try:
-            core.transfer(max(heard, key=lambda v: peers[v].match), monotonic())
-        except Exception as e:
-            log.warning("leadership could not be handed over", why=str(e))
-            return
-        self.wake()
-        while (core.role is Role.LEADER or core.leader == NOBODY) and monotonic() < end and not self.halted:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # once in a member's life
-
     def halt(self) -> None:
         """No further part in anything; every waiter gets its answer."""
         if self.halted:
@@ -222,8 +165,7 @@ class Engine:
         self._applier.halt()
         self.member.stop()
         self._deliver(self.member.take_answers())
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
 
     async def close(self) -> bool:
         """After `halt`: ends the threads, closes log and state. True: the state is synced, and fit for reuse."""
@@ -275,10 +217,10 @@ class Engine:
         if ready.fetch is not None:
             self._fetch(*ready.fetch)
         self._deliver(turn)
-        self._notice_changes()
+        self._changes.notice(member.core)
         if member.has_work():
             self.wake()
-        self._arm(member.deadline)
+        self._timer.arm(member.deadline)
 
     def _deliver(self, turn: Turn) -> None:
         for waiter, result in turn.answers:
@@ -295,32 +237,14 @@ class Engine:
                 if not waiter.done():
                     waiter.set_result(index)
 
-    def _arm(self, deadline: float) -> None:
-        """A deadline that has moved away costs nothing: the early wake-up looks, and arms again."""
-        if self._timer is not None:
-            if self._timer_at <= deadline:
-                return
-            self._timer.cancel()
-        self._timer_at = deadline
-        self._timer = self.loop.call_later(max(deadline - monotonic(), 0.0) + TIMER_SECONDS, self._tick, False)
+    def _deadline(self) -> float:
+        return self.member.deadline
 
-    def _tick(self, drained: bool) -> None:
-        self._timer = None
+    def _tick(self, now: float) -> None:
         if self.halted:
             return
-        member = self.member
-        now, deadline = monotonic(), member.deadline
-        if now < deadline:
-            self._arm(deadline)
-            return
-        if now - deadline > LATE_SECONDS and not drained:
-            # We slept, or were starved: hear first what peers said meanwhile, then judge their silence (rule 11).
-            # No turn may arm over this one: under load they follow each other closely, and the tick would never come.
-            self._timer_at = BEFORE_ALL
-            self._timer = self.loop.call_later(LATE_SECONDS / 5, self._tick, True)
-            return
         try:
-            member.tick(now)
+            self.member.tick(now)
         except Exception as e:
             self._failed(e)
             return
@@ -333,42 +257,6 @@ class Engine:
                 count, at = handed
                 self.metrics.commit_latency.observe_many(now - at, count)
                 self.metrics.commands_proposed += count
-
-    def _notice_changes(self) -> None:
-        core = self.core
-        seen = (core.leader, core.term)
-        if seen != self._leader_seen:
-            self._leader_seen = seen
-            if core.leader:
-                if self._without_leader_since is not None:
-                    self.metrics.election_duration.observe(monotonic() - self._without_leader_since)
-                    self._without_leader_since = None
-                log.info("leader", leader=core.leader, term=core.term, leads=core.role is Role.LEADER)
-            elif self._without_leader_since is None:
-                self._without_leader_since = monotonic()
-                log.info("no leader", term=core.term)
-            self._events.changed()
-        if core.placed is not self._placed_seen:
-            self._placed_seen = core.placed
-            self._configuration_changed(core.placed)
-        known = (core.placed, core.committed_placed, len(core.peers))
-        if known != self._peers_seen:
-            self._peers_seen = known
-            participants = core.participants()  # those just dropped too, until they have been told (pitfall M11)
-            if participants:  # an Idle member hears its first leader as a guest until it knows a configuration
-                self._transport.set_peers(participants.values())
-        if core.removed:
-            self._events.removed()
-
-    def _configuration_changed(self, placed: PlacedConfiguration) -> None:
-        log.info(
-            "configuration",
-            id=placed.id,
-            voters=[m.id for m in placed.configuration.voters],
-            learners=[m.id for m in placed.configuration.learners],
-            joint=bool(placed.configuration.outgoing),
-        )
-        self._events.changed()
 
     # -- the log ----------------------------------------------------------------------------------------------------
 
@@ -466,18 +354,7 @@ class Engine:
         if self.halted:
             return
         self.core.snapshot_taken(meta)
-        self.let_go()
-
-    def let_go(self) -> None:
-        newest = self.snapshots.newest
-        if newest is None or self.halted:
-            return
-        core = self.core
-        trailing = trailing_index(core, min(newest.index, core.applied_index), self.settings.trailing_bytes)
-        core.compact(min(trailing, self.snapshots.oldest_pin(newest.index)))
-        keep = self.snapshots.keep_from()
-        if keep > 0:
-            self.in_log_thread(lambda wal: wal.release(keep)).add_done_callback(_logged)
+        self.snapshots.let_go()
 
     def snapshot_fetched(self, meta: SnapshotMeta) -> None:
         if self.halted:
@@ -528,20 +405,3 @@ class Engine:
             log.error("the member failed", exc_info=error)
             self.halt()
             self._events.fatal(f"the member failed: {error!r}")
-
-
-def trailing_index(core: Core, index: int, trailing_bytes: int) -> int:
-    """How far the log in memory may be cut: `trailing_bytes` behind `index` stay for peers that are slightly slow."""
-    left, at = trailing_bytes, index
-    while at >= core.first_index and left > 0:
-        entries = core.entries(max(core.first_index, at - TRAILING_STEP_ENTRIES), at)
-        if not entries:
-            break
-        left -= sum([len(e.data) + 64 for e in entries])
-        at = entries[0].index - 1
-    return max(at, 0)
-
-
-def _logged(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled() and future.exception() is not None:
-        log.error("the log could not be shortened", why=str(future.exception()))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from oarlock.machine.command import Command
+from oarlock.raft.state import Role
 from oarlock.runtime import admin
 from oarlock.runtime.errors import Refused
 
@@ -36,7 +38,7 @@ async def housekeep(node: Node) -> None:
     node.wal_bytes, wal_since = await engine.in_log_thread(lambda wal: (wal.bytes(), wal.bytes_since(since)))
     engine.snapshots.expire_pins(node.wal_bytes)
     engine.snapshots.take_if_due(wal_since)
-    engine.propose_housekeeping()
+    _propose_housekeeping(engine)
     while not node.stopping and engine.maintain():  # noqa: ASYNC110
         await asyncio.sleep(0)  # work, not waiting: the loop turns between slices
 
@@ -58,3 +60,16 @@ def _judge_space(engine: Engine, free_bytes: int) -> None:
         member.low_on_space = True
     elif free_bytes > bound * 3 // 2:
         member.low_on_space = False
+
+
+def _propose_housekeeping(engine: Engine) -> None:
+    """The machine's own command, such as a compaction floor; nobody waits for it. Leaders only."""
+    if engine.core.role is not Role.LEADER or engine.member.draining:
+        return
+    with engine.environment.reader() as trees:
+        payload = engine.machine.housekeeping(trees, engine.core.cluster_time_ms)
+    if payload is not None:
+        try:
+            engine.submit(Command(payload), None, grows=False)
+        except Refused as e:
+            log.debug("housekeeping waits", why=e.why)

@@ -25,8 +25,10 @@ from oarlock.peers.options import PeerOptions
 from oarlock.peers.transport import Transport
 from oarlock.raft.types import NOBODY, Member, NodeId, SnapshotMeta
 from oarlock.runtime import admin, joining
-from oarlock.runtime.engine import Engine, Events
+from oarlock.runtime.changes import Events
+from oarlock.runtime.engine import Engine
 from oarlock.runtime.errors import Refused, out_of_order
+from oarlock.runtime.handover import hand_over
 from oarlock.runtime.housekeeping import finish_bootstrap, housekeep
 from oarlock.runtime.metrics import Counters
 from oarlock.runtime.recovery import Recovered, recover
@@ -162,7 +164,7 @@ class Node:
             engine = self.engine
             if engine is not None:
                 engine.member.draining = True
-                await engine.hand_over(HANDOVER_SECONDS)
+                await hand_over(engine, HANDOVER_SECONDS)
             clean = await self._end_work()
             await self.transport.close()
             if self.corrupt is None and clean:

@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 import structlog
 
+from oarlock.raft.core import Core
 from oarlock.raft.types import Configuration, NodeId, PlacedConfiguration, SnapshotMeta
 from oarlock.runtime.errors import Refused, stopping
 from oarlock.storage.files import RealFiles
@@ -30,6 +31,7 @@ PIN_SECONDS = 60.0  # without progress (rule 19)
 PIN_CAP_BYTES = 1 << 30  # of log held back for slow readers; beyond it they start again from a newer snapshot
 DURABLE_SECONDS = 30.0  # how long a finished copy waits for the log to catch up with it
 RETRY_SECONDS = 10.0  # after a failure
+TRAILING_STEP_ENTRIES = 64
 
 log = structlog.get_logger()
 
@@ -224,6 +226,18 @@ class Snapshotter:
         """The log up to this index may go from the disk: it is before every snapshot that is kept (rule 19)."""
         return self.oldest_pin(min((m.index for m in self._metas), default=0))
 
+    def let_go(self) -> None:
+        """Cuts the log that nothing needs, in memory and on the disk (rules 6 and 19)."""
+        engine, newest = self._engine, self.newest
+        if newest is None or engine.halted:
+            return
+        core = engine.core
+        trailing = trailing_index(core, min(newest.index, core.applied_index), engine.settings.trailing_bytes)
+        core.compact(min(trailing, self.oldest_pin(newest.index)))
+        keep = self.keep_from()
+        if keep > 0:
+            engine.in_log_thread(lambda wal: wal.release(keep)).add_done_callback(_logged)
+
     def _pin(self, reader: str, meta: SnapshotMeta, at: float) -> None:
         key = (reader, meta.digest)
         if key not in self._pins:
@@ -259,6 +273,18 @@ class Snapshotter:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
 
+def trailing_index(core: Core, index: int, trailing_bytes: int) -> int:
+    """How far the log in memory may be cut: `trailing_bytes` behind `index` stay for peers that are slightly slow."""
+    left, at = trailing_bytes, index
+    while at >= core.first_index and left > 0:
+        entries = core.entries(max(core.first_index, at - TRAILING_STEP_ENTRIES), at)
+        if not entries:
+            break
+        left -= sum([len(e.data) + 64 for e in entries])
+        at = entries[0].index - 1
+    return max(at, 0)
+
+
 def _same(one: SnapshotMeta, other: SnapshotMeta) -> bool:
     return (one.index, one.term, one.digest) == (other.index, other.term, other.digest)
 
@@ -267,3 +293,8 @@ def _retrieve(task: asyncio.Task[SnapshotMeta]) -> None:
     """A failure has been logged and counted where it happened."""
     if not task.cancelled():
         task.exception()
+
+
+def _logged(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled() and future.exception() is not None:
+        log.error("the log could not be shortened", why=str(future.exception()))
