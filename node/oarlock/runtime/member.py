@@ -9,22 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 
 from oarlock.machine.command import Batch, Command, Result, encode_batch
-from oarlock.peers.messages import (
-    ERROR,
-    RESULT,
-    Forward,
-    ForwardedCommand,
-    ForwardReply,
-    ForwardResult,
-    PeerMessage,
-    Report,
-)
+from oarlock.peers.messages import ERROR, RESULT, Forward, ForwardReply, ForwardResult, PeerMessage, Report
 from oarlock.raft.core import Core
 from oarlock.raft.effects import Ready
 from oarlock.raft.errors import Busy, NotLeader
@@ -32,49 +22,13 @@ from oarlock.raft.quorum import majority
 from oarlock.raft.state import Role
 from oarlock.raft.types import NOBODY, Entry, EntryKind, NodeId, SnapshotMeta
 from oarlock.runtime.errors import Refused, no_leader, out_of_space, overloaded, stopping, unknown_outcome
+from oarlock.runtime.forwarding import Forwards, Handed, Pending, Slot, from_wire, size_of, to_wire, unpack
 from oarlock.runtime.reads import Reads
 from oarlock.runtime.turn import Limits, Turn, Waiter
 
-COMMAND_OVERHEAD_BYTES = 128  # what a queued command costs beside its payload
 PEERS_REMEMBERED = 256
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Pending:
-    command: Command
-    waiter: Waiter
-    grows: bool
-    at: float
-
-
-@dataclass(slots=True)
-class _Handed:
-    """Commands in one entry (or one forward), in order, and where they went."""
-
-    term: int
-    leader: NodeId
-    pending: list[_Pending]
-    size: int
-    at: float
-    older: _Handed | None = None  # an earlier proposal of ours at the same index, truncated but not yet decided
-
-
-@dataclass(slots=True)
-class _Gathering:
-    """A Forward that this leader is working on: answered when its last command is."""
-
-    sender: NodeId
-    request: int
-    left: int
-    results: list[ForwardResult | None]
-
-
-@dataclass(slots=True)
-class _Slot:
-    gathering: _Gathering
-    position: int
 
 
 class Member:
@@ -90,12 +44,10 @@ class Member:
         self.speaks_version = 1
         self.peer_versions: dict[NodeId, int] = {}
         self.in_flight_bytes = 0
-        self.commands_forwarded = 0
         self.refused: dict[str, int] = {}
-        self._queue: deque[_Pending] = deque()
-        self._handed: dict[int, _Handed] = {}
-        self._forwards: dict[int, _Handed] = {}
-        self._next_forward = first_number
+        self._queue: deque[Pending] = deque()
+        self._handed: dict[int, Handed] = {}
+        self._forwards = Forwards(first_number)
         self._reads = Reads(core, self.limits.waiting_reads, first_number)
         self._unreached: NodeId = NOBODY  # a leader that no stream leads to: what is for it waits here
         self._space: dict[NodeId, bool] = {}
@@ -116,8 +68,8 @@ class Member:
         """
         if self.draining:
             raise stopping()
-        pending = _Pending(command, waiter, grows, now)
-        size = _size(pending)
+        pending = Pending(command, waiter, grows, now)
+        size = size_of(pending)
         if self.in_flight_bytes + size > self.limits.in_flight_bytes:
             raise overloaded(f"{self.in_flight_bytes >> 20} MiB of writes are in flight at this member: slow down")
         self.in_flight_bytes += size
@@ -143,13 +95,11 @@ class Member:
 
     def not_sent(self, message: PeerMessage) -> None:
         """The transport had no room or no stream for it. A forward that never left may be tried again later."""
-        if isinstance(message, Forward) and message.request in self._forwards:
-            handed = self._forwards.pop(message.request)
-            self.commands_forwarded -= len(handed.pending)
-            self.in_flight_bytes -= handed.size
-            for pending in reversed(handed.pending):
-                self.in_flight_bytes += _size(pending)
-                self._queue.appendleft(pending)
+        if not isinstance(message, Forward):
+            return
+        handed = self._forwards.not_sent(message)
+        if handed is not None:
+            self._queue.extendleft(reversed(handed.pending))
             self._unreached = message.to
 
     def connected(self, peer: NodeId, now: float) -> None:
@@ -161,10 +111,8 @@ class Member:
     def disconnected(self, peer: NodeId, now: float) -> None:
         """A stream to or from `peer` broke: what was forwarded over it is unknown, and never sent again (rule 8)."""
         why = "the connection to the leader broke after the write was forwarded; it may have been applied"
-        for request, handed in list(self._forwards.items()):
-            if handed.leader == peer:
-                del self._forwards[request]
-                self._refuse_all(handed, unknown_outcome("forward_broken", why))
+        for handed in self._forwards.broken(peer):
+            self._refuse_all(handed, unknown_outcome("forward_broken", why))
         self.core.peer_disconnected(peer, now)
 
     def tick(self, now: float) -> None:
@@ -194,11 +142,7 @@ class Member:
         """What is undecided for too long is unknown, and takes no more room here. While this member leads, its own
         proposals wait: they are in its log, and what waits must hold back what comes (pitfall F3)."""
         why = "the leader did not answer; it may have been applied"
-        while self._forwards:
-            request, handed = next(iter(self._forwards.items()))  # oldest first
-            if now - handed.at <= self.limits.undecided_seconds:
-                break
-            del self._forwards[request]
+        for handed in self._forwards.overdue(now - self.limits.undecided_seconds):
             self._refuse_all(handed, unknown_outcome("timeout", why))
         why = "this member lost its leadership before the write's fate was seen; it may have been applied"
         while self._handed:
@@ -207,7 +151,7 @@ class Member:
             if leads or now - first.at <= self.limits.undecided_seconds:
                 break
             del self._handed[index]
-            handed_before: _Handed | None = first
+            handed_before: Handed | None = first
             while handed_before is not None:
                 self._refuse_all(handed_before, unknown_outcome("leadership_lost", why))
                 handed_before = handed_before.older
@@ -227,7 +171,7 @@ class Member:
         """The machine now is the snapshot's. What it covers of our proposals can no longer be told."""
         why = "a snapshot replaced the log before this write's fate was seen here; it may have been applied"
         for index in [i for i in self._handed if i <= meta.index]:
-            handed: _Handed | None = self._handed.pop(index)
+            handed: Handed | None = self._handed.pop(index)
             while handed is not None:
                 self._refuse_all(handed, unknown_outcome("snapshot_installed", why))
                 handed = handed.older
@@ -241,17 +185,20 @@ class Member:
             self._release(pending)
             self._refuse(pending.waiter, stopping())
         why = "the member stopped before this write's fate was seen; it may have been applied"
-        for table in (self._handed, self._forwards):
-            for first in table.values():
-                handed: _Handed | None = first
-                while handed is not None:
-                    self._refuse_all(handed, unknown_outcome("stopping", why))
-                    handed = handed.older
-            table.clear()
+        for first in (*self._handed.values(), *self._forwards.drain()):
+            handed: Handed | None = first
+            while handed is not None:
+                self._refuse_all(handed, unknown_outcome("stopping", why))
+                handed = handed.older
+        self._handed.clear()
         for waiter in self._reads.drain():
             self._refuse(waiter, stopping())
 
     # -- output -----------------------------------------------------------------------------------------------------
+
+    @property
+    def commands_forwarded(self) -> int:
+        return self._forwards.commands
 
     @property
     def deadline(self) -> float:
@@ -302,9 +249,9 @@ class Member:
         else:
             self._forward(now)
 
-    def _next_batch(self) -> list[_Pending]:
+    def _next_batch(self) -> list[Pending]:
         """At most 512 commands and 1 MiB; one larger command goes alone."""
-        batch: list[_Pending] = []
+        batch: list[Pending] = []
         size = 0
         while self._queue and len(batch) < self.limits.batch_commands:
             size += len(self._queue[0].command.payload)
@@ -325,11 +272,11 @@ class Member:
                 self._release(pending)
                 self._refuse(pending.waiter, overloaded(str(e)))
             return
-        handed = _Handed(term, self.core.node_id, batch, sum(map(_size, batch)), now)
+        handed = Handed(term, self.core.node_id, batch, sum(map(size_of, batch)), now)
         handed.older = self._handed.get(index)
         self._handed[index] = handed
 
-    def _admitted(self, batch: list[_Pending]) -> list[_Pending]:
+    def _admitted(self, batch: list[Pending]) -> list[Pending]:
         """Drops what a leader must refuse: before `min_voters` everything, and without space what grows (rule 5)."""
         missing = self.core.committed_placed.configuration.min_voters
         full = self.cluster_low_on_space()
@@ -360,39 +307,29 @@ class Member:
     def _forward(self, now: float) -> None:
         batch = self._next_batch()
         core = self.core
-        self._next_forward += 1
-        self.commands_forwarded += len(batch)
-        commands = tuple(
-            [ForwardedCommand(p.command.payload, p.command.key, p.command.fingerprint, p.grows) for p in batch]
-        )
-        self._outbox.append(Forward(core.node_id, core.leader, self._next_forward, commands))
-        self._forwards[self._next_forward] = _Handed(core.term, core.leader, batch, sum(map(_size, batch)), now)
+        handed = Handed(core.term, core.leader, batch, sum(map(size_of, batch)), now)
+        self._outbox.append(self._forwards.send(core.node_id, handed))
 
     def _serve_forward(self, message: Forward, now: float) -> None:
         """One hop (rule 8): a member that does not lead refuses, it never forwards again."""
-        count = len(message.commands)
-        gathering = _Gathering(message.sender, message.request, count, [None] * count)
         leads = self.core.role is Role.LEADER
-        for position, command in enumerate(message.commands):
-            slot = _Slot(gathering, position)
+        for slot, command, grows in unpack(message):
             if not leads:
                 self._refuse(slot, no_leader("the leader changed while the write was forwarded: try again"))
                 continue
             try:
-                own = Command(command.payload, command.key, command.fingerprint)
-                self.submit(own, slot, now, grows=command.grows)
+                self.submit(command, slot, now, grows=grows)
             except Refused as e:
                 self._refuse(slot, e)
 
     def _forward_answered(self, message: ForwardReply) -> None:
-        handed = self._forwards.get(message.request)
-        if handed is None or handed.leader != message.sender:
-            return  # given up before: its waiters have been told `unknown`
-        del self._forwards[message.request]
+        handed = self._forwards.answered(message)
+        if handed is None:
+            return
         self.in_flight_bytes -= handed.size
         for pending, result in zip(handed.pending, message.results, strict=False):
             if result.kind == ERROR:
-                self._refuse(pending.waiter, _refused_from(result))
+                self._refuse(pending.waiter, from_wire(result))
             else:
                 self._answer(pending.waiter, Result(result.status, result.revision, result.body))
         why = "the leader answered for fewer writes than it was sent; this one may have been applied"
@@ -412,35 +349,29 @@ class Member:
             handed = handed.older
 
     def _answer(self, waiter: Waiter, result: Result) -> None:
-        if isinstance(waiter, _Slot):
-            self._gather(waiter, ForwardResult(RESULT, result.status, result.revision, result.body))
+        if isinstance(waiter, Slot):
+            reply = waiter.fill(ForwardResult(RESULT, result.status, result.revision, result.body))
+            if reply is not None:
+                self._outbox.append(reply)
         else:
             self._answers.append((waiter, result))
 
     def _refuse(self, waiter: Waiter, refused: Refused) -> None:
         self.refused[refused.code] = self.refused.get(refused.code, 0) + 1
-        if isinstance(waiter, _Slot):
-            e = refused
-            self._gather(waiter, ForwardResult(ERROR, e.status, 0, b"", e.code, e.outcome, e.why, e.retryable))
+        if isinstance(waiter, Slot):
+            reply = waiter.fill(to_wire(refused))
+            if reply is not None:
+                self._outbox.append(reply)
         else:
             self._refusals.append((waiter, refused))
 
-    def _refuse_all(self, handed: _Handed, refused: Refused) -> None:
+    def _refuse_all(self, handed: Handed, refused: Refused) -> None:
         self.in_flight_bytes -= handed.size
         for pending in handed.pending:
             self._refuse(pending.waiter, refused)
 
-    def _release(self, pending: _Pending) -> None:
-        self.in_flight_bytes -= _size(pending)
-
-    def _gather(self, slot: _Slot, result: ForwardResult) -> None:
-        gathering = slot.gathering
-        gathering.results[slot.position] = result
-        gathering.left -= 1
-        if not gathering.left:
-            core = self.core
-            done = tuple([r for r in gathering.results if r is not None])
-            self._outbox.append(ForwardReply(core.node_id, gathering.sender, gathering.request, done))
+    def _release(self, pending: Pending) -> None:
+        self.in_flight_bytes -= size_of(pending)
 
     def _moved(self, applied_index: int) -> None:
         self.applied_index = applied_index
@@ -474,22 +405,6 @@ def _remember(table: dict[NodeId, T], peer: NodeId, value: T) -> None:
         del table[next(iter(table))]
 
 
-def _size(pending: _Pending) -> int:
-    return len(pending.command.payload) + COMMAND_OVERHEAD_BYTES
-
-
 def members_of(*groups: Iterable[Any]) -> list[NodeId]:
     """The ids of all members in `groups`, each once, in order."""
     return list(dict.fromkeys(m.id for group in groups for m in group))
-
-
-def _refused_from(result: ForwardResult) -> Refused:
-    outcome = "unknown" if result.outcome != "not_applied" else "not_applied"
-    return Refused(
-        result.code,
-        result.why,
-        status=result.status,
-        outcome=outcome,  # type: ignore[arg-type]  # narrowed just above
-        retryable=result.retryable,
-        retry_after_seconds=1.0 if result.retryable else 0.0,
-    )
