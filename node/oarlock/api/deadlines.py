@@ -25,6 +25,7 @@ class Deadlines:
         self.seconds = seconds
         self._waiting: dict[asyncio.Future[object], float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # asking for the running one is a system call before 3.12
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -33,7 +34,9 @@ class Deadlines:
         """The future's result. Raises DeadlineExceeded after `seconds`, and whatever the future raises."""
         if future.done():
             return future.result()
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         key: asyncio.Future[object] = future  # type: ignore[assignment]  # Future is invariant; only cancel() is used
         self._waiting[key] = loop.time() + self.seconds
         if self._timer is None:

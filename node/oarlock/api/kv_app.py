@@ -100,6 +100,8 @@ class KvApp:
         raw_path: bytes = scope["raw_path"]
         route = ROUTES.get(method, OTHER)
         headers: dict[bytes, bytes] = {}
+        # Taken out of the scope, which it refers to: a cycle a request keeps the garbage collector busy.
+        whole: AnswerWhole | None = scope.pop(SCOPE_KEY, None)
         error: ApiError
         try:
             if self._node.stopping:
@@ -120,7 +122,6 @@ class KvApp:
                 return
             status, extra, body = await handler(scope, headers, receive)
             extra += self.common(headers)
-            whole: AnswerWhole | None = scope.get(SCOPE_KEY)
             if whole is None or not whole(status, extra, body, method == "HEAD"):
                 await respond(send, status, extra, body, head=method == "HEAD")
             self._counts.add(route, status, perf_counter() - started)

@@ -32,6 +32,7 @@ PIN_CAP_BYTES = 1 << 30  # of log held back for slow readers; beyond it they sta
 DURABLE_SECONDS = 30.0  # how long a finished copy waits for the log to catch up with it
 RETRY_SECONDS = 10.0  # after a failure
 TRAILING_STEP_ENTRIES = 64
+ENTRY_OVERHEAD_BYTES = 64  # what an entry costs in memory beside its data
 
 log = structlog.get_logger()
 
@@ -277,11 +278,11 @@ def trailing_index(core: Core, index: int, trailing_bytes: int) -> int:
     """How far the log in memory may be cut: `trailing_bytes` behind `index` stay for peers that are slightly slow."""
     left, at = trailing_bytes, index
     while at >= core.first_index and left > 0:
-        entries = core.entries(max(core.first_index, at - TRAILING_STEP_ENTRIES), at)
-        if not entries:
-            break
-        left -= sum([len(e.data) + 64 for e in entries])
-        at = entries[0].index - 1
+        for entry in reversed(core.entries(max(core.first_index, at - TRAILING_STEP_ENTRIES), at)):
+            left -= len(entry.data) + ENTRY_OVERHEAD_BYTES
+            at = entry.index - 1
+            if left <= 0:
+                break
     return max(at, 0)
 
 
