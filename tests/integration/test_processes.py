@@ -119,6 +119,9 @@ async def test_snapshot_over_the_network_and_an_emptied_disk(tmp_path: pathlib.P
                 snapshot = answer.json()
                 running.members[away].start()
                 await running.participating(away)
+                async with asyncio.timeout(30):  # one that is only a little behind counts as participating
+                    while (await running.status(away))["applied_index"] < snapshot["index"]:  # noqa: ASYNC110
+                        await asyncio.sleep(0.1)
             installed = [line for line in running.members[away].log_lines() if line["event"] == "snapshot installed"]
             assert [line["index"] for line in installed] == [snapshot["index"]], await running.status(away)
             load.members[away] = running.members[away].client_url
