@@ -288,3 +288,30 @@ async def test_a_job_under_way_is_dropped_by_close() -> None:
     assert bench.environment.job is None
     assert bench.loop.turn() == 0
     assert bench.applied == []
+
+
+def test_a_follower_applies_in_larger_batches_until_somebody_waits() -> None:
+    """Rule 27: what nobody here waits for is put off and joined; a reader brings it forward."""
+    bench = Bench()
+    for index in (1, 2):
+        bench.applier.add([entry(index)])
+        bench.applier.run_later()
+    assert (bench.applied, bench.loop.turn()) == ([], 0)
+    assert bench.loop.later() == 1
+    assert bench.environment.jobs == [[1, 2]]
+    bench.applier.add([entry(3)])
+    bench.applier.run_later()
+    bench.applier.run()
+    assert bench.applied == [1, 2, 3]
+    assert bench.loop.later() == 0, "brought forward, not done twice"
+
+
+def test_waiting_for_space_is_not_brought_forward() -> None:
+    bench = Bench()
+    bench.environment.full = True
+    bench.applier.add([entry(1)])
+    bench.applier.run()
+    tried = bench.environment.ran
+    bench.applier.run_later()
+    bench.applier.run()
+    assert bench.environment.ran == tried

@@ -697,3 +697,19 @@ def test_no_response_before_persist() -> None:
     cluster.heal()
     cluster.run(0.5)
     assert b"x" in cluster.results
+
+
+def test_a_burst_begins_to_be_replicated_while_the_rest_is_read() -> None:
+    """With nothing under way a small batch goes first; with one under way the rest gathers (rule 32)."""
+    cluster = Cluster("abc")
+    leader = cluster.elect()
+    member = cluster[leader]
+    for n in range(15):
+        member.submit(Command(b"%d" % n), n, cluster.now)
+        assert not member.could_begin
+    member.submit(Command(b"15"), 15, cluster.now)
+    assert member.could_begin
+    member.turn(cluster.now, 0)
+    for n in range(40):
+        member.submit(Command(b"more"), n, cluster.now)
+        assert not member.could_begin

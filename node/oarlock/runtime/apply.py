@@ -19,6 +19,7 @@ from oarlock.machine.errors import OutOfSpace
 from oarlock.raft.types import Entry, SnapshotMeta
 
 SLICE_SECONDS = 0.01
+PATIENCE_SECONDS = 0.002  # of a member whose clients do not wait for what it applies
 JOB_BYTES = 4 << 20  # entries joined into one transaction, at most; a follower that lags gains from large ones
 MAINTAIN_SECONDS = 0.003
 NO_SPACE_SECONDS = 0.5  # between tries while the disk is full (rule 5)
@@ -49,6 +50,7 @@ class Applier:
         self._swapping: asyncio.Task[None] | None = None
         self._durable_markers = 0  # of the swaps in the queue, from its front
         self._next: asyncio.Handle | None = None  # the run that the loop will make
+        self._patient = False  # it is one that `run` may bring forward
         self._closed = False
         self.out_of_space = False  # a committed entry waits for disk: this member is not ready meanwhile
 
@@ -69,11 +71,21 @@ class Applier:
 
     def run(self) -> None:
         """Works for one slice, and asks the loop for another if there is more. Does nothing while one is due."""
+        if self._next is not None and self._patient:
+            self._next.cancel()
+            self._next = None
         if self._next is None:
             self._run()
 
+    def run_later(self) -> None:
+        """The same, in a moment, with what is added until then: nobody here waits for it (rule 27)."""
+        if self._next is None:
+            self._patient = True
+            self._next = self._loop.call_later(PATIENCE_SECONDS, self._run)
+
     def _run(self) -> None:
         self._next = None
+        self._patient = False
         if self._closed or self._waits:
             return
         try:

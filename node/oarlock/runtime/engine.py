@@ -27,6 +27,7 @@ from oarlock.peers.transport import Transport
 from oarlock.raft.core import Core
 from oarlock.raft.errors import InvariantViolated
 from oarlock.raft.options import Options
+from oarlock.raft.state import Role
 from oarlock.raft.types import Entry, EntryKind, HardState, NodeId, SnapshotMeta
 from oarlock.raft.types import Member as Participant
 from oarlock.runtime.apply import Applier
@@ -100,7 +101,10 @@ class Engine:
 
     def submit(self, command: Command, waiter: asyncio.Future[Result] | None, *, grows: bool) -> None:
         self.member.submit(command, waiter, monotonic(), grows=grows)
-        self.wake()
+        if self.member.could_begin:
+            self._turn()  # replicated while the rest of a burst is parsed
+        else:
+            self.wake()
 
     def read(self, waiter: asyncio.Future[int]) -> None:
         self.member.read(waiter, monotonic())
@@ -201,19 +205,24 @@ class Engine:
         turn = member.turn(now, time.time_ns() // 1_000_000)
         ready = turn.ready
         send = self._transport.send
-        for message in turn.messages:
-            if not send(message):
-                member.not_sent(message)
-        self.metrics.commands_forwarded = member.commands_forwarded
-        if ready.token is not None:
+        if ready.token is not None:  # first of all, since the log's thread takes a while to wake
             if ready.install is not None:
                 self._applier.add_swap(ready.install)
             frame = Frame(ready.hard_state, ready.entries, ready.install)
             self._wal.submit(Submission(frame, ready.token, ready.messages_after_persist))
+        for message in turn.messages:
+            if not send(message):
+                member.not_sent(message)
+        self.metrics.commands_forwarded = member.commands_forwarded
         if ready.committed:
             self._observe_commits(ready.committed, now)
             self._applier.add(ready.committed)
-            self._applier.run()
+        if not self._applier.idle:
+            # A follower's apply keeps nobody waiting but its own readers; at once, it would hold up the log's thread.
+            if member.core.role is Role.LEADER or member.awaits_applying:
+                self._applier.run()
+            else:
+                self._applier.run_later()
         if ready.fetch is not None:
             self._fetch(*ready.fetch)
         self._deliver(turn)

@@ -156,6 +156,16 @@ class Member:
                 self._refuse_all(handed_before, unknown_outcome("leadership_lost", why))
                 handed_before = handed_before.older
 
+    @property
+    def could_begin(self) -> bool:
+        """Enough is queued for a batch, and none of ours is under way: the disks and the followers have nothing to do."""
+        return len(self._queue) >= self.limits.first_batch_commands and not self._handed
+
+    @property
+    def awaits_applying(self) -> bool:
+        """Does a client of this member wait for the machine?"""
+        return bool(self._reads) or bool(self._handed)
+
     def proposal(self, index: int, term: int) -> tuple[int, float] | None:
         """(commands, when proposed) of an entry of ours that waits to be applied; for metrics."""
         handed = self._handed.get(index)

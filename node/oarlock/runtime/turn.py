@@ -19,6 +19,7 @@ class Limits:
     """Bounds of one member (rules 32 and 33)."""
 
     batch_commands: int = 512
+    first_batch_commands: int = 16  # with nothing under way a turn is taken for so many, while more are still read
     batch_bytes: int = 1 << 20
     in_flight_bytes: int = 64 << 20
     waiting_reads: int = 65_536
