@@ -158,7 +158,7 @@ class Member:
 
     @property
     def could_begin(self) -> bool:
-        """Enough is queued for a batch, and none of ours is under way: the disks and the followers have nothing to do."""
+        """Enough is queued for a batch, and none of ours is under way: disks and followers have nothing to do."""
         return len(self._queue) >= self.limits.first_batch_commands and not self._handed
 
     @property
