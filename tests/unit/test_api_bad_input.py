@@ -159,11 +159,12 @@ async def test_admin_port(
     problem(answer, status, parsed.code)
 
 
-async def test_body_that_is_not_json_by_its_own_word_is_refused(member: RunningMember) -> None:
-    answer = await member.peer.post(
-        "/admin/transfer", content=json.dumps(TRANSFER).encode(), headers={"content-type": "text/plain"}
-    )
+@pytest.mark.parametrize("given", [None, "text/plain", "application/x-www-form-urlencoded"])
+async def test_body_that_is_not_json_by_its_own_word_is_refused(member: RunningMember, given: str | None) -> None:
+    headers = {"content-type": given} if given else {}
+    answer = await member.peer.post("/admin/transfer", content=json.dumps(TRANSFER).encode(), headers=headers)
     problem(answer, 400, "invalid_argument")
+    assert "send Content-Type: application/json" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

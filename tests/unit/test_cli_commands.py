@@ -144,6 +144,12 @@ def test_option_names_are_twins_of_the_environment() -> None:
             assert parameter.envvar == "OARLOCK_" + flag.removeprefix("--").replace("-", "_").upper()
 
 
+def test_option_with_two_variables_names_both_when_it_is_missing() -> None:
+    names = ("OARLOCK_TOKEN_FILE", "OARLOCK_CLUSTER_TOKEN_FILE")
+    option = next(p for p in COMMANDS["member list"].params if p.name == "token_file")  # type: ignore[attr-defined]
+    assert option.get_error_hint().endswith(f"(env var: '{names[0]}' or '{names[1]}')")
+
+
 def test_systemd_unit_names_only_settings_that_exist() -> None:
     """Nobody reads the unit until it fails on somebody's machine."""
     unit = Path(__file__).parents[2] / "node/packaging/oarlock.service"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
-from oarlock.cli import http
+from oarlock.cli import http, snapshots
 from oarlock.cli.http import Endpoints, error_of, read_token, split_endpoints
 from oarlock.cli.output import FAILED, UNKNOWN, USAGE, CommandError, printable
 
@@ -34,9 +36,9 @@ class Members:
         return self._handler(request)
 
 
-def problem(status: int, code: str, outcome: str) -> httpx.Response:
-    body = {"status": status, "code": code, "detail": "a sentence", "outcome": outcome, "retryable": True, "title": "T"}
-    return httpx.Response(status, json=body)
+def problem(status: int, code: str, outcome: str, *, retryable: bool = True) -> httpx.Response:
+    body = {"status": status, "code": code, "detail": "a sentence", "outcome": outcome, "title": "T"}
+    return httpx.Response(status, json={**body, "retryable": retryable})
 
 
 def refuses_at_a(request: httpx.Request) -> httpx.Response:
@@ -94,10 +96,69 @@ def test_read_is_repeated() -> None:
     assert len(members.seen) == http.ATTEMPTS * len(URLS)
 
 
-def test_refused_write_is_not_repeated() -> None:
+@pytest.mark.parametrize("code", ["removed", "idle", "not_ready", "stopping", "no_leader"])
+def test_write_that_was_certainly_not_applied_goes_on_to_the_next_member(code: str) -> None:
+    answers = {"a": problem(503, code, "not_applied"), "b": httpx.Response(201)}
+    members = Members(lambda request: answers[request.url.host])
+    assert members.endpoints.write("PUT", "/v1/kv/a").status_code == 201
+    assert members.seen == ["PUT a", "PUT b"]
+
+
+def test_write_that_every_member_refuses_goes_around_once() -> None:
     members = Members(lambda request: problem(503, "no_leader", "not_applied"))
-    assert members.endpoints.write("PUT", "/v1/kv/a").status_code == 503
+    with pytest.raises(CommandError, match=r"no_leader.*Nothing was changed") as error:
+        members.endpoints.write("PUT", "/v1/kv/a")
+    assert error.value.code == FAILED
+    assert members.seen == ["PUT a", "PUT b"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        problem(503, "forward_broken", "unknown"),
+        problem(504, "timeout", "unknown"),
+        problem(429, "overloaded", "not_applied"),
+        problem(412, "precondition_failed", "not_applied"),
+        problem(503, "final", "not_applied", retryable=False),
+        httpx.Response(503, text="<html>"),
+    ],
+)
+def test_write_stays_where_another_member_could_do_it_twice_or_no_better(answer: httpx.Response) -> None:
+    """Rule 8: after an outcome that is not known for certain, no second member is asked."""
+    members = Members(lambda request: answer)
+    assert members.endpoints.write("PUT", "/v1/kv/a") is answer
     assert members.seen == ["PUT a"]
+
+
+@pytest.mark.parametrize("first", [httpx.ReadError("broken"), problem(504, "timeout", "unknown")])
+def test_refusal_after_an_unknown_outcome_does_not_make_it_certain(first: httpx.Response | Exception) -> None:
+    """Rule 8: the second attempt was not applied, the first one may have been."""
+    answers = [first]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        answer = answers.pop() if answers else problem(503, "no_leader", "not_applied")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with pytest.raises(CommandError, match="may have been applied") as error:
+        Members(handler).endpoints.write("PUT", "/v1/kv/a", headers={"idempotency-key": "k"})
+    assert error.value.code == UNKNOWN
+
+
+def test_snapshot_is_saved_from_the_next_member_if_the_first_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = base64.b64encode(hashlib.sha256(b"state").digest()).decode()
+    answers = {
+        "a": problem(503, "removed", "not_applied"),
+        "b": httpx.Response(200, content=iter([b"state"]), headers={"repr-digest": f"sha-256=:{digest}:"}),
+    }
+    members = Members(lambda request: answers[request.url.host])
+    monkeypatch.setattr(snapshots, "make_client", lambda **_: members.endpoints.client)
+    snapshots.save(tmp_path / "out", URLS)
+    assert (tmp_path / "out").read_bytes() == b"state"
+    assert members.seen == ["GET a", "GET b"]
 
 
 def test_error_says_whether_the_write_may_have_happened() -> None:

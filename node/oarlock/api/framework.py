@@ -79,6 +79,8 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     errors = [{"at": ".".join(str(x) for x in e["loc"])[:200], "why": str(e["msg"])[:300]} for e in error.errors()[:20]]
     first = errors[0] if errors else {"at": "body", "why": "not understood"}
     detail = f"{first['at']}: {first['why']}"
+    if isinstance(error.body, bytes):  # as it came: its content type does not say that it is JSON
+        detail = "the body is JSON here, and its content type has to say so: send Content-Type: application/json"
     return problem_response(ApiError(400, "invalid_argument", detail, extra={"errors": errors}))
 
 

@@ -214,7 +214,9 @@ class _Cluster:
         _print(f"  curl -i {last.client_url}/v1/kv/greeting")
         _print(f"  curl '{first.client_url}/v1/kv?prefix='")
         _print(f"  curl {first.client_url}/v1/cluster          # or {first.client_url}/docs in a browser")
-        _print("  kill -9 PID                                  # of the leader: watch the election here")
+        _print("  kill -9 PID                                  # of the leader: watch the election here,")
+        if first is not last:
+            _print(f"  #   and write on another member's URL ({last.client_url}) while m1 is away")
         _print("")
         _print("Elections are shown below. Ctrl-C stops everything.")
 

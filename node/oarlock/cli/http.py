@@ -1,7 +1,7 @@
 """How the commands talk to members: a few endpoints tried in turn, problems turned into sentences.
 
-* A request that may have changed something is sent to one member only, unless it never left (connection refused) or
-  carries an Idempotency-Key (then a repeat returns the first result).
+* A request that may have changed something goes on to the next member only if it never left (connection refused), was
+  refused for now and certainly not applied (rule 8), or carries an Idempotency-Key (a repeat returns the first result).
 * An error always says whether the write may have happened.
 """
 
@@ -19,6 +19,7 @@ from oarlock.cli.output import FAILED, UNKNOWN, CommandError
 
 CONNECT_SECONDS = 3.0
 ATTEMPTS = 4  # of a request that may be repeated
+PASSING = (429, 503, 504)  # statuses that another member, or a later moment, may not give
 PAUSE_SECONDS = 0.5
 
 UNKNOWN_SENTENCE = "The write may have been applied: read before you repeat it."
@@ -68,6 +69,14 @@ def problem_of(response: httpx.Response) -> dict[str, Any]:
     return {"status": code, "code": "http_error", "detail": f"HTTP {code}", "retryable": False, "outcome": "unknown"}
 
 
+def refused_for_now(response: httpx.Response) -> bool:
+    """Is it sure that this member did nothing, and may another one do it? Even a write may go on to that one then."""
+    if response.status_code != 503:
+        return False
+    problem = problem_of(response)
+    return problem.get("outcome") == "not_applied" and problem.get("retryable") is True
+
+
 def error_of(response: httpx.Response, *, write: bool) -> CommandError:
     """A problem as a sentence and an exit code."""
     problem = problem_of(response)
@@ -93,7 +102,7 @@ class Endpoints:
     def write(
         self, method: str, path: str, content: bytes = b"", *, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        """Sent once, or with an Idempotency-Key until the outcome is known. Raises CommandError."""
+        """Sent until a member takes it, or with an Idempotency-Key until the outcome is known. Raises CommandError."""
         headers = headers or {}
         return self._ask(method, path, content, headers, write=True, repeat="idempotency-key" in headers)
 
@@ -116,8 +125,9 @@ class Endpoints:
                     if repeat:
                         continue
                     raise last from None
-                if response.status_code in (429, 503, 504) and repeat:
-                    last = error_of(response, write=write)
+                if refused_for_now(response) or (repeat and response.status_code in PASSING):
+                    if last is None or last.code != UNKNOWN:  # no later refusal makes an earlier attempt certain
+                        last = error_of(response, write=write)
                     continue
                 return response
         assert last is not None, "one attempt at least"

@@ -7,6 +7,14 @@ from typing import Annotated
 
 import typer
 
+
+class Either(list[str]):
+    """Environment variables of one option, in order; an error shows them as it shows a single one, within quotes."""
+
+    def __str__(self) -> str:
+        return "' or '".join(self)
+
+
 EndpointOption = Annotated[
     list[str],
     typer.Option(
@@ -31,7 +39,7 @@ TokenFileOption = Annotated[
     Path,
     typer.Option(
         "--token-file",
-        envvar=["OARLOCK_TOKEN_FILE", "OARLOCK_CLUSTER_TOKEN_FILE"],
+        envvar=Either(["OARLOCK_TOKEN_FILE", "OARLOCK_CLUSTER_TOKEN_FILE"]),
         help="File with the cluster's token, the same as the members' --cluster-token-file.",
     ),
 ]

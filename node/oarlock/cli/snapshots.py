@@ -11,7 +11,7 @@ from typing import Annotated
 import httpx
 import typer
 
-from oarlock.cli.http import error_of, make_client, split_endpoints
+from oarlock.cli.http import PASSING, error_of, make_client, split_endpoints
 from oarlock.cli.options import DEFAULT_ENDPOINTS, EndpointOption
 from oarlock.cli.output import CommandError, fail, say
 
@@ -54,6 +54,8 @@ def _save(urls: list[str], file: Path, partial: Path, last: bool) -> None:
                 with client.stream("GET", f"{url}/v1/snapshot" + ("" if last else "?fresh=true")) as response:
                     if response.status_code != 200:
                         response.read()
+                        if response.status_code in PASSING and number + 1 < len(urls):
+                            continue
                         raise error_of(response, write=False)
                     size = _receive(response, partial)
                     index = response.headers.get("oarlock-snapshot-index")
