@@ -121,6 +121,7 @@ def kubernetes() -> None:
 def images() -> None:
     for target in ("node", "operator"):
         os.environ[f"OARLOCK_{target.upper()}_ARCHIVE"] = prepare(PYTHON, "tests/images/build.py", target)
+        prepare(PYTHON, "tests/images/build.py", target, "--version", "0.1.1")  # what e2e upgrades to
 
 
 def debian_root() -> bool:

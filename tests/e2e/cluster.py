@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 KUBE = ROOT / "tests/kube/kube.py"
 STATE = pathlib.Path(os.environ.get("OARLOCK_CACHE") or pathlib.Path.home() / ".cache/oarlock") / "kube"
 IMAGES = {"node": "docker.io/oarlock/node:0.1.0", "operator": "docker.io/oarlock/operator:0.1.0"}
+NEXT = "0.1.1"  # what the programs of the second pair of images report; their tag too
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -122,6 +123,14 @@ class Kubernetes:
             yield at
         finally:
             subprocess.run(["umount", at], check=True)
+
+
+def next_images() -> list[pathlib.Path]:
+    """Archives of both images whose programs report the version `NEXT`; cached by content."""
+    sys.path.insert(0, str(ROOT / "tests/images"))
+    import build
+
+    return [build.reporting(target, NEXT) for target in IMAGES]
 
 
 def prepared() -> tuple[pathlib.Path, list[pathlib.Path]]:

@@ -4,7 +4,8 @@
 Needs root, buildah and debootstrap.
 
     build.py base               prints a directory: Debian trixie with Python 3.13, venv and pip
-    build.py node|operator [NAME]   prints an OCI archive of that target, to be loaded under NAME
+    build.py node|operator [NAME] [--version V]   prints an OCI archive of that target, to be loaded under NAME;
+                                                  V: the same program, with one layer more in which it reports V
 
 Rules: nothing is built twice from the same content; a cache entry is complete or absent (it appears by rename); what
 a build needs of this machine to reach its package index (CA certificates, pip's configuration) is mounted, never
@@ -18,6 +19,7 @@ import fcntl
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -96,6 +98,57 @@ def base_image() -> str:
     return name
 
 
+def reporting(target: str, version: str, name: str | None = None) -> pathlib.Path:
+    """An OCI archive like `archive`'s, of a program that says it is `version`: what an upgrade goes to."""
+    name = name or f"{NAMES[target].rpartition(':')[0]}:{version}"
+    of = archive(target)
+    with only_one():
+        key = hashlib.sha256(f"{of.name} {name} {version}".encode()).hexdigest()[:16]
+        done = CACHE / f"image-{target}-next-{key}.tar"
+        if not done.exists():
+            container = run("buildah", "from", "--pull-never", f"oci-archive:{of}")
+            image = run("buildah", "inspect", "--format", "{{.FromImageID}}", container)
+            try:
+                tell_version(pathlib.Path(run("buildah", "mount", container)), version)
+                run("buildah", "umount", container)
+                save(done, container, name)
+            finally:
+                run("buildah", "rm", container)
+                run("buildah", "rmi", image)
+            keep_last(f"image-{target}-next-*.tar")
+        return done
+
+
+def tell_version(root: pathlib.Path, version: str) -> None:
+    """Change the version in the packages of the image whose files are at `root`."""
+    packages = next(root.glob("opt/oarlock/lib/python3*/site-packages"))
+    for file, before, after in (
+        (packages / "oarlock/__init__.py", r'__version__ = ".*"', f'__version__ = "{version}"'),
+        (next(packages.glob("oarlock-*.dist-info")) / "METADATA", r"(?m)^Version: .*$", f"Version: {version}"),
+    ):
+        text, times = re.subn(before, after, file.read_text())
+        assert times == 1, f"{file} does not say a version as it used to"
+        file.write_text(text)
+    for stale in (packages / "oarlock/__pycache__").glob("__init__.*"):
+        stale.unlink()
+
+
+def save(done: pathlib.Path, container: str, name: str) -> None:
+    """What the working container holds, as an archive that appears whole."""
+    partial = done.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    image = run("buildah", "commit", "--quiet", container)
+    run("buildah", "push", "--quiet", image, f"oci-archive:{partial}:{name}")
+    run("buildah", "rmi", image)
+    partial.rename(done)
+
+
+def keep_last(pattern: str) -> None:
+    """The last few archives are enough."""
+    for old in sorted(CACHE.glob(pattern), key=os.path.getmtime)[:-3]:
+        old.unlink()
+
+
 def archive(target: str, name: str | None = None) -> pathlib.Path:
     """An OCI archive of the Dockerfile's `target`, holding the image under `name`."""
     name = name or NAMES[target]
@@ -114,9 +167,8 @@ def archive(target: str, name: str | None = None) -> pathlib.Path:
             run("buildah", "rmi", tag)
             if len(run("buildah", "images", "--all", "--quiet").split()) > KEPT_LAYERS:
                 run("buildah", "rmi", "--prune")
-            for old in sorted(CACHE.glob(f"image-{target}-*.tar"), key=os.path.getmtime)[:-3]:
-                old.unlink()  # the last few are enough
             partial.rename(done)
+            keep_last(f"image-{target}-[0-9a-f]*.tar")
         return done
 
 
@@ -124,10 +176,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["base", "node", "operator"])
     parser.add_argument("name", nargs="?")
+    parser.add_argument("--version", help="let the program report this version")
     arguments = parser.parse_args()
     if arguments.what == "base":
         with only_one():
             print(base_directory())
+    elif arguments.version:
+        print(reporting(arguments.what, arguments.version, arguments.name))
     else:
         print(archive(arguments.what, arguments.name))
 
