@@ -19,12 +19,18 @@ CLUSTER_UID_LABEL = f"{GROUP}/cluster-uid"
 """On volume claims, as born: which RaftCluster object they were made for. It tells a leftover disk from a new one."""
 DESIRED_ANNOTATION = f"{GROUP}/desired"
 """Hash of the manifest that was applied, so that a field we stop sending is noticed."""
+TEMPLATE_ANNOTATION = f"{GROUP}/template"
+"""On the StatefulSet: hash of the pod template that was rendered for it."""
+PAUSED_ANNOTATION = f"{GROUP}/paused"
+"""On a RaftCluster, "true": nothing but its status is written."""
 
 CLIENT_PORT, PEER_PORT, OPS_PORT = 2379, 2380, 2381
 
 MANAGER = "oarlock-operator"
 STATUS_MANAGER = "oarlock-operator-status"
 LATCH_MANAGER = "oarlock-operator-latch"
+OPERATION_MANAGER = "oarlock-operator-operation"
+ROLLOUT_MANAGER = "oarlock-operator-rollout"
 
 
 def peers_service(cluster: str) -> str:

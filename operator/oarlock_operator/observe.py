@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from oarlock.wire.admin import Role
@@ -96,6 +97,7 @@ def cluster(raw: Manifest) -> Cluster:
         status=Status.model_validate(raw.get("status", {})),
         deleting="deletionTimestamp" in meta,
         raw_status=raw.get("status", {}),
+        annotations=meta.get("annotations", {}),
     )
 
 
@@ -114,6 +116,8 @@ def pod(cluster_name: str, raw: Manifest) -> Pod | None:
         terminating="deletionTimestamp" in meta,
         revision=meta.get("labels", {}).get("controller-revision-hash", ""),
         why=_why(status),
+        created=_seconds(meta.get("creationTimestamp")),
+        resource_version=meta.get("resourceVersion", ""),
     )
 
 
@@ -130,6 +134,11 @@ def volume(cluster_name: str, raw: Manifest) -> Volume | None:
         terminating="deletionTimestamp" in meta,
         manifest=raw,
     )
+
+
+def _seconds(stamp: str | None) -> float:
+    """Unix seconds of a Kubernetes time; 0 for none."""
+    return datetime.fromisoformat(stamp).timestamp() if stamp else 0.0
 
 
 def _why(status: dict[str, Any]) -> str:

@@ -141,13 +141,13 @@ class Reconciler:
 
     def _status_differs(self, world: World, diagnosis: Diagnosis, decision: Decision) -> bool:
         wanted = status.status(world, diagnosis, decision, "", self._wall())
-        return wanted != world.cluster.status.model_copy(update={"bootstrap": None})
+        return wanted != status.seen_part(world.cluster.status)
 
     async def _write_status(self, world: World, diagnosis: Diagnosis, decision: Decision, error: str) -> None:
         now = self._wall()
         before = world.cluster.status
         wanted = status.status(world, diagnosis, decision, error, now)
-        if wanted == before.model_copy(update={"bootstrap": None}):
+        if wanted == status.seen_part(before):
             return
         found = status.happenings(before, wanted)
         for happening in found:
@@ -156,6 +156,5 @@ class Reconciler:
         await events.post(self._kube, world.cluster, found, now)
         await self._kube.apply(status.manifest(world, wanted), manager=names.STATUS_MANAGER, subresource="status")
         if self._read is not None:
-            kept = wanted.model_copy(update={"bootstrap": before.bootstrap})
-            cluster = replace(self._read.world.cluster, status=kept)
+            cluster = replace(self._read.world.cluster, status=status.with_latches(wanted, before))
             self._read.world = replace(self._read.world, cluster=cluster)

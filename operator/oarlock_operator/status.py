@@ -1,7 +1,7 @@
 """Status: what a user reads, as a pure function of what was seen. And the difference of two, as Events to post.
 
-Written by server-side apply under its own field manager, whole each time, and only when it changed. `bootstrap` is
-never in it: that is the latch's, under another manager.
+Written by server-side apply under its own field manager, whole each time, and only when it changed. Latches are never
+in it: each has a manager of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .conditions import Judgement
 from .diagnose import Diagnosis
 from .world import Seen, World
 
+LATCHES = ("bootstrap", "operation", "rollout")
 BEHIND_ENTRIES = 10_000  # as in the member's own state Lagging
 
 
@@ -44,7 +45,6 @@ def status(world: World, diagnosis: Diagnosis, decision: Decision, error: str, n
         cluster_id=diagnosis.cluster_id,
         leader=leader.pod.name if leader is not None else "",
         term=leading.term if leading is not None else cluster.status.term,
-        bootstrap=None,
         members=members,
         conditions=tuple(_condition(one, before.get(one.type), cluster.generation, now) for one in judgements),
     )
@@ -52,9 +52,19 @@ def status(world: World, diagnosis: Diagnosis, decision: Decision, error: str, n
 
 def manifest(world: World, wanted: Status) -> dict[str, object]:
     """What to apply to the status subresource."""
-    body = wanted.model_dump(mode="json", by_alias=True, exclude={"bootstrap"})
+    body = wanted.model_dump(mode="json", by_alias=True, exclude=set(LATCHES))
     meta = {"name": world.cluster.name, "namespace": world.cluster.namespace, "uid": world.cluster.uid}
     return {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": meta, "status": body}
+
+
+def seen_part(whole: Status) -> Status:
+    """Without the latches: what `status` makes."""
+    return whole.model_copy(update=dict.fromkeys(LATCHES))
+
+
+def with_latches(wanted: Status, live: Status) -> Status:
+    """What stands in the object after `wanted` was written."""
+    return wanted.model_copy(update={latch: getattr(live, latch) for latch in LATCHES})
 
 
 def _members(world: World, diagnosis: Diagnosis) -> Iterator[MemberStatus]:

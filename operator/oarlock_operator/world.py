@@ -28,6 +28,11 @@ class Cluster:
     status: Status
     deleting: bool = False
     raw_status: Manifest = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def paused(self) -> bool:
+        return self.annotations.get(names.PAUSED_ANNOTATION) == "true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class Pod:
     terminating: bool
     revision: str = ""
     why: str = ""  # why it does not run, as Kubernetes says it
+    created: float = 0.0  # Unix seconds, the API server's clock
+    resource_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,10 @@ class World:
     seen: tuple[Seen, ...] = ()
     barrier: Barrier | None = None
     token: str = ""
+    good_template: Manifest | None = None  # the last good one, read when it is to be written again
+    default_image: str = ""  # of members whose spec names none
+    now: float = 0.0  # Unix seconds
+    may_roll: bool = True  # whether one more cluster may begin a rolling update
 
     def with_members(self, seen: tuple[Seen, ...], barrier: Barrier | None) -> World:
         return replace(self, seen=seen, barrier=barrier)

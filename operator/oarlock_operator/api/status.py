@@ -1,7 +1,7 @@
 """`RaftCluster.status`: what was last seen. Nothing here moves with every write; such numbers are metrics.
 
-`bootstrap` is the one decision that is kept here rather than seen: a latch, written under its own field manager
-with the resourceVersion it was decided on, and read back before the act it permits.
+`bootstrap`, `operation` and `rollout` are decisions that are kept here rather than seen: latches, each written under a
+field manager of its own with the resourceVersion it was decided on, and read back before the act it permits.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .base import Model
+from .spec import Resources
 
 
 class CatchUp(StrEnum):
@@ -29,6 +30,7 @@ class MemberStatus(Model):
     state: str = Field(description="What the member says it is, or Unreachable.")
     catch_up: CatchUp = Field(default=CatchUp.UNKNOWN, description="How far its log is, as the leader sees it.")
     version: str = Field(default="", description="Version of the program it runs.")
+    updated: bool = Field(default=False, description="Whether its pod was made from the wanted template.")
 
 
 class BootstrapStatus(Model):
@@ -41,6 +43,33 @@ class BootstrapStatus(Model):
     )
     cluster_id: str = Field(default="", description="Effective cluster id; set once the seed leads. Empty until then.")
     adopted: bool = Field(default=False, description="True when the cluster existed before this object.")
+
+
+OperationType = Literal["Bootstrap", "ScaleOut", "ScaleIn", "Replace", "RollingUpdate", "ResetMember", "DeleteVolume"]
+
+
+class OperationStatus(Model):
+    type: OperationType = Field(description="What is under way.")
+    target: str = Field(
+        description="Its goal: a number of voters, a node id, a volume claim, or the hash of a pod template."
+    )
+    step: str = Field(description="The first thing that it permitted.")
+    started_time: Annotated[
+        str, Field(description="When it was written.", json_schema_extra={"format": "date-time"})
+    ] = ""
+
+
+class RolloutStatus(Model):
+    """What to go back to, and what not to try again. Hashes are those of the rendered pod template."""
+
+    revision: str = Field(default="", description="Revision of the StatefulSet with the last good template.")
+    good_image: str = Field(default="", description="Image in the last good template.")
+    good_resources: Annotated[Resources | None, Field(description="Compute resources in the last good template.")] = (
+        None
+    )
+    good_hash: str = Field(default="", description="Hash of the last good template.")
+    failed_hash: str = Field(default="", description="Hash of a template that its first member did not come up with.")
+    failed_reason: str = Field(default="", description="Why that member did not come up.")
 
 
 class Condition(Model):
@@ -68,6 +97,12 @@ class Status(Model):
     leader: str = Field(default="", description="Pod of the leader.")
     term: Annotated[int, Field(description="Term of the leader.", json_schema_extra={"format": "int64"})] = 0
     bootstrap: Annotated[BootstrapStatus | None, Field(description="How the cluster was founded; a latch.")] = None
+    operation: Annotated[
+        OperationStatus | None, Field(description="What is under way in several steps, or destroys; a latch.")
+    ] = None
+    rollout: Annotated[
+        RolloutStatus | None, Field(description="The last good pod template, and one that failed; a latch.")
+    ] = None
     members: Annotated[
         tuple[MemberStatus, ...], Field(max_length=32, description="Who takes part.", json_schema_extra=_MAP_BY_NODE)
     ] = ()
