@@ -23,6 +23,8 @@ TEMPLATE_ANNOTATION = f"{GROUP}/template"
 """On the StatefulSet: hash of the pod template that was rendered for it."""
 PAUSED_ANNOTATION = f"{GROUP}/paused"
 """On a RaftCluster, "true": nothing but its status is written."""
+SNAPSHOT_ANNOTATION = f"{GROUP}/snapshot-now"
+"""On a RaftCluster: each participating member takes a snapshot once for each new value."""
 
 CLIENT_PORT, PEER_PORT, OPS_PORT = 2379, 2380, 2381
 

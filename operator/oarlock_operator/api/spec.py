@@ -76,6 +76,28 @@ class Resources(Model):
     limits: Annotated[dict[str, Quantity] | None, Field(max_length=16, description="What may not be exceeded.")] = None
 
 
+class Snapshots(Model):
+    """Snapshots beside those that each member takes by itself. One member at a time, followers before the leader."""
+
+    entries: Annotated[
+        int | None,
+        Field(
+            ge=100,
+            description="A member takes a snapshot once it has applied this many entries since its last one, though "
+            "not more often than every 30 s.",
+            json_schema_extra={"format": "int64"},
+        ),
+    ] = None
+    interval_seconds: Annotated[
+        int | None,
+        Field(
+            ge=30,
+            description="A member takes a snapshot once its last one is this old, if it has applied anything since.",
+            json_schema_extra={"format": "int32"},
+        ),
+    ] = None
+
+
 class Spec(Model):
     replicas: Annotated[
         int,
@@ -92,3 +114,7 @@ class Spec(Model):
     ] = None
     storage: Storage = Field(default=Storage(), description="The volume of each member.")
     resources: Annotated[Resources | None, Field(description="Compute resources of each member's container.")] = None
+    snapshots: Annotated[
+        Snapshots | None,
+        Field(description="Snapshots beside those that each member takes by itself when its log has grown."),
+    ] = None

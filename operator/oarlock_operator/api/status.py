@@ -22,6 +22,23 @@ class CatchUp(StrEnum):
     UNKNOWN = "Unknown"
 
 
+class LastSnapshot(Model):
+    index: Annotated[
+        int, Field(description="Last log entry it covers; 0 before the first.", json_schema_extra={"format": "int64"})
+    ] = 0
+    time: Annotated[
+        str,
+        Field(
+            description="When the operator saw it taken, or saw the try fail.",
+            json_schema_extra={"format": "date-time"},
+        ),
+    ]
+    failure: Annotated[str, Field(description="Why the last try failed; empty when it did not.")] = ""
+    request: Annotated[
+        str, Field(description="Last value of oarlock.dev/snapshot-now that the member was asked to carry out.")
+    ] = ""
+
+
 class MemberStatus(Model):
     node_id: str = Field(description="Identity of the member: its name and the incarnation of its disk.")
     pod: str = Field(description="Name of its pod, as the member recorded it.")
@@ -30,6 +47,7 @@ class MemberStatus(Model):
     state: str = Field(description="What the member says it is, or Unreachable.")
     catch_up: CatchUp = Field(default=CatchUp.UNKNOWN, description="How far its log is, as the leader sees it.")
     version: str = Field(default="", description="Version of the program it runs.")
+    last_snapshot: Annotated[LastSnapshot | None, Field(description="Its last snapshot.")] = None
     updated: bool = Field(default=False, description="Whether its pod was made from the wanted template.")
 
 
@@ -103,6 +121,10 @@ class Status(Model):
     rollout: Annotated[
         RolloutStatus | None, Field(description="The last good pod template, and one that failed; a latch.")
     ] = None
+    snapshot_now: str = Field(
+        default="",
+        description="Last value of the annotation oarlock.dev/snapshot-now that every participating member carried out.",
+    )
     members: Annotated[
         tuple[MemberStatus, ...], Field(max_length=32, description="Who takes part.", json_schema_extra=_MAP_BY_NODE)
     ] = ()
