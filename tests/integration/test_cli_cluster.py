@@ -107,6 +107,10 @@ def test_three_to_five_to_three_with_the_commands_alone(tmp_path: pathlib.Path) 
         first = next(v for v in oarlock.voters() if v.startswith("m1-"))
         oarlock("member", "remove", ids["m5"])  # the leader itself
         oarlock("member", "remove", first)
+        again = oarlock("member", "reset", first, members[0].peer_url)
+        assert again.startswith("m1-")
+        assert again != first
+        assert oarlock("member", "reset", first, members[0].peer_url) == again  # the same request, the same answer
         assert oarlock.voters() == sorted([ids["m2"], ids["m3"], ids["m4"]])
         assert "no member" in oarlock.fails("member", "remove", "m9-0123456789abcdef")[1]
         assert members[0].stop() == 0

@@ -20,7 +20,10 @@ from oarlock.runtime import joining, recovery
 from oarlock.runtime.errors import Refused
 from oarlock.runtime.node import Node
 from oarlock.runtime.settings import NodeSettings
+from oarlock.storage import frame as frame_module
+from oarlock.storage import segment as segment_module
 from oarlock.storage.errors import OutOfSpace
+from oarlock.storage.frame import FORMAT_VERSION
 from oarlock.storage.wal import Wal
 
 PATIENCE = 15.0
@@ -284,13 +287,36 @@ async def test_an_entry_of_a_newer_version_asks_for_that_version(tmp_path: Path)
         assert node.engine is not None
         node.engine.core.propose(msgspec.msgpack.encode(99), monotonic(), EntryKind.VERSION)
         node.engine.wake()
-        await until(node, "Corrupt")
+        await until(node, "Outdated")
         assert node.status().reason.endswith("run a newer version")
         assert "replace" not in node.status().reason
+        assert not node.ready
+        assert (await refusal(node.read())).code == "outdated"
+        assert (await refusal(node.reset("q", node.node_id))).code == "still_a_member"
     assert [p.name for p in (tmp_path / "m").iterdir() if p.name == "clean-stop"] == []
     async with running(tmp_path) as node:  # and again, from the log
-        await until(node, "Corrupt")
+        await until(node, "Outdated")
         assert node.status().reason.endswith("run a newer version")
+
+
+async def test_a_segment_of_a_newer_version_asks_for_that_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 34: nobody throws away what this program cannot read, before the cluster says that it needs it no more."""
+    with monkeypatch.context() as newer:
+        for module in (frame_module, segment_module):
+            newer.setattr(module, "FORMAT_VERSION", FORMAT_VERSION + 1)
+        async with running(tmp_path) as node:
+            await until(node, "Idle")
+            await node.bootstrap("r1", "main", 1)
+            await until(node, "Participating")
+    async with running(tmp_path) as node:
+        await until(node, "Outdated")
+        assert "format version 2" in node.status().reason
+        assert (await refusal(node.reset("q", node.node_id))).code == "outdated"
+        node.removed = True  # its peers told it: then nothing of it is needed
+        await node.reset("q", node.node_id)
+        await until(node, "Idle")
 
 
 @pytest.mark.parametrize("wiped", [False, True])

@@ -29,6 +29,7 @@ WANTED = {
     "member promote",
     "member remove",
     "member replace",
+    "member reset",
     "member transfer",
     "snapshot save",
 }

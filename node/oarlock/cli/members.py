@@ -159,6 +159,8 @@ def _newcomer(admin: Admin, url: str) -> StatusAnswer:
     status = admin.status(split_endpoints([url])[0])
     if status.state in (State.REMOVED, State.STALE, State.CORRUPT):
         raise CommandError(f"{status.node_id} is {status.state}: reset it first. {status.reason}")
+    if status.state is State.OUTDATED:
+        raise CommandError(f"{status.node_id} is Outdated: its data is sound. {status.reason}")
     if status.cluster_id is not None:
         _, leading = admin.leader()
         if leading.cluster_id != status.cluster_id:
@@ -253,3 +255,31 @@ def transfer(
     except CommandError as e:
         fail(e)
     say(f"{answer['leader']} leads in term {answer['term']}")
+
+
+@app.command("reset")
+def reset(
+    node_id: IdArgument,
+    url: Annotated[str, typer.Argument(help="Its peer URL.", show_default=False)],
+    token_file: TokenFileOption,
+    timeout: TimeoutOption = 30.0,
+) -> None:
+    """Set a member's data aside and make it Idle under a new id. Nothing is deleted.
+
+    It must have been removed from the cluster before, unless its data is damaged (Corrupt) or another cluster's
+    (Stale). The old data stays beside the new, in the directory `quarantine-...`; delete it by hand.
+
+    Example:
+
+      oarlock member reset m4-0123456789abcdef http://10.0.0.4:2380 --token-file token
+    """
+    try:
+        (target,) = split_endpoints([url])
+        admin = _admin([target], token_file, timeout)
+        # The same request for the same id: a repeat of one that was done gets its answer.
+        body = {"request_id": f"cli.{node_id}", "node_id": node_id}
+        answer = admin.post(target, "/admin/reset", body, what="the reset")
+    except CommandError as e:
+        fail(e)
+    say(f"{node_id} is set aside in {answer['quarantine']}")
+    typer.echo(answer["node_id"])

@@ -3,7 +3,7 @@
 from oarlock.machine.apply import ApplyJob
 from oarlock.machine.command import Batch, Command, Result, Status, decode_batch, encode_batch
 from oarlock.machine.environment import Content, Environment
-from oarlock.machine.errors import OutOfSpace, UnknownEntry, WrongState
+from oarlock.machine.errors import NewerState, OutOfSpace, UnknownEntry, WrongState
 from oarlock.machine.protocol import ApplyContext, Head, Machine, Session, Trees
 from oarlock.machine.state import Applied
 
@@ -17,6 +17,7 @@ __all__ = [
     "Environment",
     "Head",
     "Machine",
+    "NewerState",
     "OutOfSpace",
     "Result",
     "Session",

@@ -24,7 +24,7 @@ import lmdb
 
 from oarlock.machine import state
 from oarlock.machine.apply import ApplyJob
-from oarlock.machine.errors import OutOfSpace, WrongState, out_of_space
+from oarlock.machine.errors import NewerState, OutOfSpace, WrongState, out_of_space
 from oarlock.machine.protocol import Head, Machine, Tree, Trees
 from oarlock.machine.state import Applied, Position
 from oarlock.raft.types import Entry, PlacedConfiguration
@@ -83,7 +83,7 @@ class Environment:
             self._placed = state.read_placed(txn, self.state_tree)
             self._head = machine.head(Trees(txn, self.named))
         if self.position.cluster_version > machine.version:
-            raise WrongState(
+            raise NewerState(
                 f"the state is of cluster version {self.position.cluster_version}; this program knows {machine.version}"
             )
         self._job: ApplyJob | None = None
@@ -95,8 +95,8 @@ class Environment:
     def open(cls, path: Path, machine: Machine) -> Environment:
         """Opens the file, or makes an empty state at applied index 0. `<path>-lock` is LMDB's, made anew each time.
 
-        Raises WrongState, OutOfSpace, and lmdb.Error if the file cannot be read. The same file must not be opened
-        twice in one process (LMDB's own rule).
+        Raises WrongState, NewerState, OutOfSpace, and lmdb.Error if the file cannot be read. The same file must not
+        be opened twice in one process (LMDB's own rule).
         """
         clash = [name for name in machine.trees if name.startswith("_")]
         if clash:

@@ -18,7 +18,11 @@ class UnknownEntry(Exception):
 
 
 class WrongState(Exception):
-    """The file is not a state this program can open: another machine's, or of a newer format."""
+    """The file is not a state this program can open: another machine's, or damaged."""
+
+
+class NewerState(WrongState):
+    """The state is sound, and a newer version of this software wrote it (rule 34)."""
 
 
 class OutOfSpace(Exception):

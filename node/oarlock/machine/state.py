@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from oarlock.machine.errors import WrongState
+from oarlock.machine.errors import NewerState, WrongState
 from oarlock.machine.protocol import Head
 from oarlock.raft.types import Configuration, PlacedConfiguration
 
@@ -67,12 +67,14 @@ def create(txn: lmdb.Transaction[bytes], tree: Tree, machine: str) -> None:
 
 
 def check(txn: lmdb.Transaction[bytes], tree: Tree, machine: str) -> bool:
-    """False for an empty file. Raises WrongState for a state that this program must not touch."""
+    """False for an empty file. Raises WrongState (NewerState) for a state that this program must not touch."""
     found = txn.get(_FORMAT, db=tree)
     if found is None:
         return False
     if found != str(FORMAT).encode():
-        raise WrongState(f"the state has format {found.decode()}; this program knows {FORMAT}")
+        newer = found.isdigit() and int(found) > FORMAT
+        kind = NewerState if newer else WrongState
+        raise kind(f"the state has format {found.decode(errors='replace')}; this program knows {FORMAT}")
     name = txn.get(_MACHINE, b"", db=tree).decode()
     if name != machine:
         raise WrongState(f"the state belongs to the machine {name!r}, not to {machine!r}")

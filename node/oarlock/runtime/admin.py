@@ -45,8 +45,8 @@ async def bootstrap(node: Node, request_id: str, cluster_id: str, min_voters: in
 
     The request is durable before the log begins, so that a crash between the two is finished at the next start.
     """
-    if node.corrupt is not None:
-        raise Refused("corrupt", f"this member is out of order: {node.corrupt}", status=503)
+    if node.broken is not None:
+        raise node.broken.refusal
     identity = node.directory.identity
     if identity.bootstrap is not None:
         same = (identity.bootstrap.request_id, identity.bootstrap.cluster_id) == (request_id, cluster_id)
@@ -188,9 +188,11 @@ async def reset(node: Node, request_id: str, node_id: NodeId) -> tuple[NodeId, s
             raise Refused("wrong_node", f"this member is {node.node_id}, not {node_id}", status=409, retryable=False)
         if node.stopping:
             raise stopping()
-        broken = node.corrupt is not None or node.stale is not None or node.removed
-        if not broken:
+        corrupt = node.broken is not None and node.broken.state == "Corrupt"
+        if not (corrupt or node.stale is not None or node.removed):
             if node.engine is None:  # and so nobody knows yet what configuration it is in
+                if node.broken is not None:  # its data is sound: only a newer version may say that it is not needed
+                    raise node.broken.refusal
                 raise Refused("replaying", "this member is still reading its log: try again shortly", status=503)
             if node.engine.participant(node_id) is not None:
                 why = "this member is in the latest configuration it knows: remove it from the cluster first"
@@ -199,8 +201,9 @@ async def reset(node: Node, request_id: str, node_id: NodeId) -> tuple[NodeId, s
 
 
 def _engine(node: Node) -> Engine:
-    if node.engine is None or node.corrupt is not None:
-        raise Refused("not_ready", node.corrupt or "this member is still reading its log", status=503)
+    if node.engine is None or node.broken is not None:
+        why = node.broken.why if node.broken is not None else "this member is still reading its log"
+        raise Refused("not_ready", why, status=503)
     return node.engine
 
 
@@ -228,7 +231,7 @@ async def _until(node: Node, true: Callable[[], bool], timeout_seconds: float, p
     end = monotonic() + timeout_seconds
     while not true():
         left = end - monotonic()
-        if left <= 0 or node.corrupt is not None or node.stopping:
+        if left <= 0 or node.broken is not None or node.stopping:
             return true()
         try:
             async with asyncio.timeout(min(left, poll_seconds)):

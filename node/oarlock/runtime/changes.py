@@ -16,6 +16,7 @@ from oarlock.peers.transport import Transport
 from oarlock.raft.core import Core
 from oarlock.raft.state import Role
 from oarlock.raft.types import NOBODY, NodeId, PlacedConfiguration
+from oarlock.runtime.errors import OutOfOrder
 from oarlock.runtime.metrics import Counters
 
 log = structlog.get_logger()
@@ -26,7 +27,7 @@ class Events:
     """What the engine tells its owner; all of it on the loop."""
 
     changed: Callable[[], None]  # leader, configuration or a non-command entry moved
-    corrupt: Callable[[str], None]  # why, and what helps: this member must not take part any more
+    out_of_order: Callable[[OutOfOrder], None]  # this member must not take part any more
     fatal: Callable[[str], None]  # the process must end (rule 5)
     removed: Callable[[], None]  # the log says that this id is tombstoned
 

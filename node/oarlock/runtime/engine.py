@@ -20,7 +20,7 @@ import structlog
 
 from oarlock.machine.command import Command, Result
 from oarlock.machine.environment import Environment
-from oarlock.machine.errors import OutOfSpace, UnknownEntry
+from oarlock.machine.errors import OutOfSpace
 from oarlock.machine.protocol import Machine
 from oarlock.peers.messages import PeerMessage
 from oarlock.peers.transport import Transport
@@ -32,7 +32,7 @@ from oarlock.raft.types import Entry, EntryKind, HardState, NodeId, SnapshotMeta
 from oarlock.raft.types import Member as Participant
 from oarlock.runtime.apply import Applier
 from oarlock.runtime.changes import Changes, Events
-from oarlock.runtime.errors import out_of_order
+from oarlock.runtime.errors import OUTDATED, out_of_order
 from oarlock.runtime.member import Member
 from oarlock.runtime.metrics import Counters
 from oarlock.runtime.recovery import Recovered, copy_state, drop_other_states, next_state
@@ -315,10 +315,7 @@ class Engine:
             self.wake()
 
     def _apply_failed(self, error: BaseException) -> None:
-        if isinstance(error, UnknownEntry):
-            self._found_corrupt(error)
-        else:
-            self._failed(error)
+        self._failed(error)
 
     async def _swap(self, meta: SnapshotMeta) -> Environment:
         """Opens the installed snapshot as the next state (rule 18)."""
@@ -402,14 +399,11 @@ class Engine:
         member.cluster_version = self.environment.cluster_version
         return member
 
-    def _found_corrupt(self, error: Exception) -> None:
-        self.halt()
-        self._events.corrupt(out_of_order(error))
-
     def _failed(self, error: BaseException) -> None:
-        """What Raft excludes has happened: stay, and say so. Anything else: nobody knows, so the process ends."""
-        if isinstance(error, InvariantViolated):
-            self._found_corrupt(error)
+        """What Raft excludes, or a newer version wrote: stay, and say so. Else nobody knows, so the process ends."""
+        if isinstance(error, (InvariantViolated, *OUTDATED)):
+            self.halt()
+            self._events.out_of_order(out_of_order(error))
         else:
             log.error("the member failed", exc_info=error)
             self.halt()

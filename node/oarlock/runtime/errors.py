@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
-from oarlock.machine.errors import UnknownEntry
+from oarlock.machine.errors import NewerState, UnknownEntry
+from oarlock.storage.errors import NewerFormat
 
 Outcome = Literal["not_applied", "unknown"]
 
@@ -38,9 +40,28 @@ class Refused(Exception):
         self.leader = leader
 
 
-def out_of_order(error: Exception) -> str:
-    """Why a member is Corrupt, and what helps. Its data is sound where a newer version wrote it (rule 34)."""
-    return f"{error}: {'run a newer version' if isinstance(error, UnknownEntry) else 'replace this member'}"
+OUTDATED = (UnknownEntry, NewerState, NewerFormat)
+"""What a program meets that is older than its data: the data is sound, and must not be thrown away (rule 34)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfOrder:
+    """Why a member takes no part until somebody helps. `why` ends with what helps."""
+
+    state: Literal["Corrupt", "Outdated"]
+    why: str
+
+    @property
+    def refusal(self) -> Refused:
+        code = self.state.lower()
+        return Refused(code, f"this member is out of order: {self.why}", status=503)
+
+
+def out_of_order(error: Exception) -> OutOfOrder:
+    """A member whose data a newer version wrote is Outdated; any other that cannot go on is Corrupt."""
+    if isinstance(error, OUTDATED):
+        return OutOfOrder("Outdated", f"{error}: run a newer version")
+    return OutOfOrder("Corrupt", f"{error}: replace this member")
 
 
 def no_leader(why: str = "no leader is known; an election may be under way: try again shortly") -> Refused:

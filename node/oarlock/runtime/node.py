@@ -27,7 +27,7 @@ from oarlock.raft.types import NOBODY, Member, NodeId, SnapshotMeta
 from oarlock.runtime import admin, joining
 from oarlock.runtime.changes import Events
 from oarlock.runtime.engine import Engine
-from oarlock.runtime.errors import Refused, out_of_order
+from oarlock.runtime.errors import OUTDATED, OutOfOrder, Refused, out_of_order
 from oarlock.runtime.handover import hand_over
 from oarlock.runtime.housekeeping import finish_bootstrap, housekeep
 from oarlock.runtime.metrics import Counters
@@ -58,7 +58,7 @@ class Node:
         self.loop = asyncio.get_running_loop()
         self.metrics = Counters()
         self.engine: Engine | None = None
-        self.corrupt: str | None = None
+        self.broken: OutOfOrder | None = None
         self.stale: str | None = None
         self.removed = False
         self.stopping = False
@@ -116,10 +116,10 @@ class Node:
     async def _recover(self) -> None:
         try:
             recovered = await self._recovered()
-        except Corrupt as e:
-            self._found_corrupt(out_of_order(e))
+        except (Corrupt, *OUTDATED) as e:
+            self._found_out_of_order(out_of_order(e))
             return
-        events = Events(self.announce, self._found_corrupt, self._fatal, lambda: self._told_removed(NOBODY))
+        events = Events(self.announce, self._found_out_of_order, self._fatal, lambda: self._told_removed(NOBODY))
         engine = Engine(self.settings, self.machine, self.directory, self.transport, self.metrics, recovered, events)
         self.engine = engine
         log.info(
@@ -167,7 +167,7 @@ class Node:
                 await hand_over(engine, HANDOVER_SECONDS)
             clean = await self._end_work()
             await self.transport.close()
-            if self.corrupt is None and clean:
+            if self.broken is None and clean:
                 await asyncio.to_thread(self.directory.mark_clean_stop)
             await asyncio.to_thread(self.directory.close)
         log.info("stopped", node_id=self.node_id)
@@ -295,7 +295,7 @@ class Node:
         self.engine = None
         async with self._amending:  # or a note that is being saved would bring the old id back
             quarantine = await asyncio.to_thread(self.directory.quarantine, request_id)
-        self.corrupt = self.stale = None
+        self.broken = self.stale = None
         self.removed = False
         log.warning("reset: the data was set aside", quarantine=quarantine.name, node_id=self.node_id)
         self._running = asyncio.create_task(self._run())
@@ -350,8 +350,8 @@ class Node:
 
     def _working(self) -> Engine:
         engine = self.engine
-        if self.corrupt is not None:
-            raise Refused("corrupt", f"this member is out of order: {self.corrupt}", status=503)
+        if self.broken is not None:
+            raise self.broken.refusal
         if self.removed:
             raise Refused("removed", "this member was removed from the cluster: use another one", status=503)
         if engine is None or engine.halted:
@@ -361,11 +361,11 @@ class Node:
             raise Refused("idle", "this member is in no cluster yet: bootstrap it, or add it to one", status=503)
         return engine
 
-    def _found_corrupt(self, why: str) -> None:
-        """Neither votes nor counts any more, but stays to say so (rule 2, pitfall L5)."""
-        if self.corrupt is None:
-            self.corrupt = why
-            log.error("this member is out of order", why=why)
+    def _found_out_of_order(self, broken: OutOfOrder) -> None:
+        """Neither votes nor counts any more, but stays to say so (rules 2 and 34, pitfall L5)."""
+        if self.broken is None:
+            self.broken = broken
+            log.error("this member is out of order", state=broken.state, why=broken.why)
             self.announce()
 
     def _fatal(self, why: str) -> None:

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from oarlock.runtime.node import Node
 
 State = Literal[
-    "Idle", "Replaying", "Participating", "Lagging", "Isolated", "Removed", "Stale", "Corrupt", "Frozen", "Draining"
+    "Idle",
+    "Replaying",
+    "Participating",
+    "Lagging",
+    "Isolated",
+    "Removed",
+    "Stale",
+    "Corrupt",
+    "Outdated",
+    "Frozen",
+    "Draining",
 ]
 
 LAG_ENTRIES = 10_000  # further behind the known commit than this, a voter is Lagging
@@ -106,12 +116,12 @@ def status_of(node: Node) -> MemberStatus:
         },
         replay_target=engine.replay_target if state == "Replaying" and engine is not None else None,
         storage=StorageStatus(
-            healthy=node.corrupt is None and not disk_full,
+            healthy=node.broken is None and not disk_full,
             free_bytes=node.free_bytes,
             wal_bytes=node.wal_bytes,
             cut_bytes=engine.cut_bytes if engine is not None else 0,
             low_on_space=engine is not None and engine.member.low_on_space,
-            failure=node.corrupt or ("the disk is full" if disk_full else None),
+            failure=node.broken.why if node.broken is not None else "the disk is full" if disk_full else None,
         ),
         snapshot=snapshots.newest if snapshots is not None else None,
         snapshot_failure=snapshots.failure if snapshots is not None else None,
@@ -122,8 +132,8 @@ def status_of(node: Node) -> MemberStatus:
 
 def state_of(node: Node) -> tuple[State, str]:
     """The member's state, and a sentence where it is not Participating."""
-    if node.corrupt is not None:
-        return "Corrupt", node.corrupt
+    if node.broken is not None and not (node.removed and node.broken.state == "Outdated"):
+        return node.broken.state, node.broken.why
     if node.removed:
         return "Removed", "this member's id was removed from the cluster; it never returns under it"
     if node.stopping:

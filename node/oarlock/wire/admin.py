@@ -23,6 +23,7 @@ class State(StrEnum):
     REMOVED = "Removed"  # its id is tombstoned
     STALE = "Stale"  # the directory belongs to another cluster
     CORRUPT = "Corrupt"  # the log or a snapshot is damaged beyond a torn tail: replace this member
+    OUTDATED = "Outdated"  # its log holds what only a newer version understands: run that version
     FROZEN = "Frozen"
     DRAINING = "Draining"  # stopping: leadership is handed over, no new writes
 
