@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.e2e.cluster import ROOT, Kubernetes, prepared
+from tests.e2e import operators
+from tests.e2e.cluster import IMAGES, NEXT, ROOT, Kubernetes, next_images, prepared
 from tests.e2e.logs import LogKeeper
-from tests.e2e.raftcluster import RaftCluster
+from tests.e2e.raftcluster import Found, RaftCluster, manifest
 
 KEPT = ROOT / "build/test-logs/e2e"
 
@@ -41,11 +42,42 @@ def logs(kube: Kubernetes) -> Iterator[LogKeeper]:
 
 
 @pytest.fixture(scope="session")
-def three(kube: Kubernetes, logs: LogKeeper) -> RaftCluster:
-    """`kubectl apply` of the operator, and of the sample of three, where Pod Security is restricted."""
+def installed(kube: Kubernetes, logs: LogKeeper) -> Kubernetes:
+    """`kubectl apply` of the operator; Pod Security is restricted where the clusters will be."""
     kube.kubectl("label", "namespace", "default", "pod-security.kubernetes.io/enforce=restricted", "--overwrite")
-    kube.kubectl("apply", "-f", ROOT / "manifests/install.yaml")
-    kube.kubectl("wait", "--for=condition=established", "crd/raftclusters.oarlock.dev", "--timeout=30s")
+    operators.install(kube)
+    return kube
+
+
+@pytest.fixture(scope="session")
+def newer(kube: Kubernetes) -> dict[str, str]:
+    """Names of images whose programs report the version NEXT, by what they are; loaded on every node."""
+    kube.load(*next_images())
+    return {what: f"{name.removeprefix('docker.io/').rpartition(':')[0]}:{NEXT}" for what, name in IMAGES.items()}
+
+
+@pytest.fixture
+def found(installed: Kubernetes) -> Iterator[Found]:
+    """What it makes is removed after the test, volumes too."""
+    made: list[RaftCluster] = []
+
+    def one(name: str, **spec: object) -> RaftCluster:
+        cluster = RaftCluster(installed, name)
+        made.append(cluster)
+        installed.apply(manifest(name, **spec))
+        cluster.wait_available(60)
+        cluster.wait_members(cluster.get()["spec"]["replicas"], 60)
+        return cluster
+
+    yield one
+    for cluster in made:
+        cluster.remove()
+
+
+@pytest.fixture(scope="session")
+def three(installed: Kubernetes) -> RaftCluster:
+    """The sample of three."""
+    kube = installed
     kube.kubectl("apply", "-f", ROOT / "manifests/samples/three.yaml")
     return RaftCluster(kube, "three")
 

@@ -13,6 +13,8 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import httpx
 from tests.e2e.cluster import until
@@ -31,15 +33,24 @@ class Prometheus:
         told = {row["metric"].get(by, ""): float(row["value"][1]) for row in rows}
         return {label: value for label, value in told.items() if not math.isnan(value)}
 
+    def over(self, query: str, begin: float, end: float) -> list[dict[str, Any]]:
+        """Its series from `begin` to `end` (seconds since the epoch), a value a second, as a graph asks for them."""
+        when = {"start": begin, "end": end, "step": 1}
+        answer = httpx.get(f"{self.url}/api/v1/query_range", params={"query": query, **when}, trust_env=False)
+        rows: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
+        return rows
+
+    def label_values(self, series: str, label: str) -> set[str]:
+        """What `label` is among the series that fit."""
+        where = f"{self.url}/api/v1/label/{label}/values"
+        return set(httpx.get(where, params={"match[]": series}, trust_env=False).raise_for_status().json()["data"])
+
     def total(self, query: str) -> float:
         return sum(self.ask(f"sum({query})", by="").values())
 
     def names(self, job: str) -> set[str]:
         """Of the metrics that the job's targets serve."""
-        told = httpx.get(
-            f"{self.url}/api/v1/label/__name__/values", params={"match[]": f'{{job="{job}"}}'}, trust_env=False
-        )
-        return set(told.raise_for_status().json()["data"])
+        return self.label_values(f'{{job="{job}"}}', "__name__")
 
     def until(self, query: str, true: Callable[[Sample], bool], seconds: float = 20.0, by: str = "member") -> Sample:
         """Ask until the answer is as wanted; raises TimeoutError with the last one."""
@@ -58,14 +69,27 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def scraping(directory: pathlib.Path, jobs: Mapping[str, Mapping[str, str]]) -> Iterator[Prometheus]:
-    """Prometheus, scraping each job's targets (name -> host:port) every second; they carry the label `member`."""
+def scraping(
+    directory: pathlib.Path, jobs: Mapping[str, Mapping[str, str]], namespaces: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Prometheus]:
+    """Prometheus, scraping each job's targets (name -> host:port) every second.
+
+    They carry the labels that a scrape of pods gives, `pod` and `namespace` ("default" for a job that is not in
+    `namespaces`), and `member`; the labels that a target itself gives win, as docs/operator.md asks for.
+    """
     configuration = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
         "scrape_configs": [
             {
                 "job_name": job,
-                "static_configs": [{"targets": [at], "labels": {"member": name}} for name, at in targets.items()],
+                "honor_labels": True,
+                "static_configs": [
+                    {
+                        "targets": [at],
+                        "labels": {"member": name, "pod": name, "namespace": namespaces.get(job, "default")},
+                    }
+                    for name, at in targets.items()
+                ],
             }
             for job, targets in jobs.items()
         ],

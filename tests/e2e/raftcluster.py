@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,17 +53,46 @@ class RaftCluster:
         return time.monotonic() - began
 
     def wait_members(self, count: int, seconds: float) -> None:
-        """Until the committed configuration has `count` voters, their pods are Ready, and no other pod is left."""
+        """Until the committed configuration has `count` voters, their pods are Ready, and no other pod is left.
+
+        And until no operation is under way any more.
+        """
 
         def done() -> bool:
             status = self.get().get("status", {})
             voters = [m for m in status.get("members", []) if m["suffrage"] == "Voter"]
             settled = status.get("replicas") == len(voters) == len(status.get("members", [])) == count
+            settled = settled and not status.get("operation")
             return (
                 settled and status.get("readyReplicas") == count and len(self.ready_pods()) == len(self.pods()) == count
             )
 
         until(f"{count} members", done, seconds)
+
+    def member(self, pod: str) -> Object:
+        """What status says of the member in that pod; empty while it says nothing."""
+        found = [m for m in self.get().get("status", {}).get("members", []) if m["pod"] == pod]
+        return found[-1] if found else {}
+
+    def scale(self, replicas: int) -> None:
+        self.kube.kubectl("scale", f"raftcluster/{self.name}", "-n", self.namespace, f"--replicas={replicas}")
+
+    def change(self, **spec: object) -> None:
+        """A merge patch of its spec; None takes a field away."""
+        patch = json.dumps({"spec": spec})
+        self.kube.kubectl("patch", "raftcluster", self.name, "-n", self.namespace, "--type=merge", "-p", patch)
+
+    def claims(self) -> dict[str, Object]:
+        """Its volume claims by name, those of members that left too."""
+        items = self.kube.get("pvc", "-n", self.namespace, "-l", f"oarlock.dev/cluster={self.name}")["items"]
+        return {claim["metadata"]["name"]: claim for claim in items}
+
+    def remove(self) -> None:
+        """The cluster and its volumes, until nothing of it is left."""
+        everything = ("-n", self.namespace, "-l", f"oarlock.dev/cluster={self.name}")
+        self.kube.kubectl("delete", "raftcluster", self.name, "-n", self.namespace, "--ignore-not-found")
+        self.kube.kubectl("delete", "pvc", *everything, "--wait=false")
+        until("nothing is left", lambda: not self.kube.get("pods,pvc", *everything)["items"], 90)
 
     def service(self) -> str:
         """Client URL by the Service's cluster address."""
@@ -111,11 +141,13 @@ class RaftCluster:
 
     @contextlib.asynccontextmanager
     async def tracked_by(self, load: Load) -> AsyncIterator[None]:
-        """Keep the addresses of the load's readers those of the pods that are Ready."""
+        """Keep the addresses of the load's readers those of the pods that are Ready, and its writers' the Service's."""
 
         async def follow() -> None:
             while True:
                 pods = await asyncio.to_thread(self.ready_pods)
+                with contextlib.suppress(RuntimeError):  # there is no Service while there is no cluster
+                    load.endpoints = [await asyncio.to_thread(self.service)]
                 load.members = {name: f"http://{address}:2379" for name, address in pods.items()} or load.members
                 await asyncio.sleep(1.0)
 
@@ -126,6 +158,20 @@ class RaftCluster:
             following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await following
+
+
+Found = Callable[..., RaftCluster]
+"""Makes a cluster of that name (and spec) and waits for it; the fixture `found` is one."""
+
+
+def manifest(name: str, namespace: str = "default", **spec: object) -> Object:
+    """Three members on small volumes, unless `spec` says otherwise."""
+    return {
+        "apiVersion": "oarlock.dev/v1alpha1",
+        "kind": "RaftCluster",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"replicas": 3, "storage": {"size": "320Mi"}, **spec},
+    }
 
 
 def is_ready(thing: Object) -> bool:

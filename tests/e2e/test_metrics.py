@@ -6,10 +6,12 @@ import contextlib
 import pathlib
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from tests import grafana
 from tests.e2e.cluster import Kubernetes
 from tests.e2e.prometheus import Prometheus, scraping
 from tests.e2e.raftcluster import RaftCluster
@@ -53,7 +55,8 @@ def prometheus(
 ) -> Iterator[Prometheus]:
     members = {name: f"{address}:2381" for name, address in addresses.items()}
     jobs = {"members": members, "operator": {"operator": f"{operator_address}:8080"}}
-    with scraping(tmp_path_factory.mktemp("prometheus"), jobs) as running:
+    of_operator = {"operator": "oarlock-system"}
+    with scraping(tmp_path_factory.mktemp("prometheus"), jobs, of_operator) as running:
         running.until("up", lambda told: sum(told.values()) == 4)
         yield running
 
@@ -184,3 +187,12 @@ def test_the_operator_counts_what_it_does(prometheus: Prometheus) -> None:
     added = prometheus.ask("sum by (kind) (oarlock_operator_membership_changes_total)", by="kind")
     assert added["added"] >= 2, "two members joined the first"
     assert prometheus.total("oarlock_operator_reconcile_duration_seconds_count") >= passes
+
+
+def test_every_query_of_the_dashboard_about_the_operator_has_an_answer(prometheus: Prometheus) -> None:
+    """Those about members are asked in tests/integration/test_dashboard.py."""
+    values = grafana.chosen(prometheus, "default", "three")
+    assert values["pod"] == "(three-0|three-1|three-2)"
+    asked = [query for query in grafana.queries() if query.of_operator]
+    now = time.time()
+    assert grafana.complaints(prometheus, asked, values, now - 120, now) == []
