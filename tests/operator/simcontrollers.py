@@ -46,6 +46,9 @@ def statefulset(sim: Sim, name: str) -> bool:
     if sts is None or "deletionTimestamp" in sts["metadata"]:
         return False
     moved, update = False, revision(sts)
+    if ("ControllerRevision", update) not in sim.objects:
+        _keep_revision(sim, sts, update)
+        moved = True
     for pod in pods.values():  # orphans are adopted by their labels
         if not pod["metadata"].get("ownerReferences"):
             pod["metadata"]["ownerReferences"] = [_owner(sts)]
@@ -96,6 +99,14 @@ def _make_pod(sim: Sim, sts: Manifest, name: str, ordinal: int, update: str) -> 
     spec["volumes"] = [data, *spec.get("volumes", [])]
     status = {"phase": "Pending", "conditions": [{"type": "Ready", "status": "False"}]}
     sim.put({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec, "status": status})
+
+
+def _keep_revision(sim: Sim, sts: Manifest, name: str) -> None:
+    """What a StatefulSet's template was, as a patch of it."""
+    meta = {"name": name, "namespace": sts["metadata"]["namespace"], "ownerReferences": [_owner(sts)]}
+    template = {**copied(sts["spec"]["template"]), "$patch": "replace"}
+    data = {"spec": {"template": template}}
+    sim.put({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": meta, "data": data, "revision": 1})
 
 
 def _owner(sts: Manifest) -> Manifest:

@@ -139,7 +139,7 @@ class FakeKube:
         await self.sim.before("evict", *key)
         live = self.sim.objects.get(key)
         if live is None:
-            raise KubeError(404, "not found")
+            return
         if live["metadata"]["uid"] != meta["uid"]:
             raise KubeError(409, "precondition: uid differs")
         oracles.evicts(self.sim, self.eyes, live)

@@ -161,7 +161,9 @@ def commit(group: Group, disks: dict[str, Disk]) -> bool:
 def promote(group: Group, disks: dict[str, Disk], up: set[str]) -> bool:
     """Rule 13: all learners with the intent, in one joint change, once each of them is caught up."""
     coming = [m for m in group.learners if m.promote]
-    caught_up = all(m.id in up and m.id in disks and disks[m.id].log >= group.place[1] for m in coming)
+    caught_up = all(
+        m.id in up and m.id in disks and disks[m.id].log >= max(group.place[1], group.acked) for m in coming
+    )
     if not coming or not caught_up or not group.committed or not group.leader:
         return False
     group.remember()
