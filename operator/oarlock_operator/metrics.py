@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from .actions import Decision, Wait
+
+ACTIONS = tuple(kind.__name__ for kind in get_args(Decision) if kind is not Wait)
 
 
 class Metrics:
@@ -44,3 +50,5 @@ class Metrics:
             self.reconciles.labels(namespace, cluster, result)
         for kind in ("added", "promoted", "demoted", "removed"):
             self.membership.labels(namespace, cluster, kind)
+        for action in ACTIONS:
+            self.actions.labels(namespace, cluster, action)

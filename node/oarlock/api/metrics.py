@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from oarlock import __version__
 from oarlock.api.http_counts import HttpCounts
+from oarlock.raft.errors import REMOTE_ERRORS
 from oarlock.runtime.metrics import Histogram
 from oarlock.runtime.node import Node
 from oarlock.runtime.status import MemberStatus
@@ -110,7 +111,8 @@ def _raft(node: Node, status: MemberStatus) -> Iterator[Metric]:
     yield _gauge("oarlock_raft_leader_contact_age_seconds", text, _leader_contact_age(node, status))
     yield _histogram("oarlock_raft_commit_latency_seconds", "Propose to commit, on the leader", counters.commit_latency)
     text = "What peers sent and no correct peer sends"
-    yield _reasons("oarlock_raft_remote_errors", text, "kind", core.remote_errors if core else {})
+    seen = core.remote_errors if core else {}
+    yield _reasons("oarlock_raft_remote_errors", text, "kind", dict.fromkeys(REMOTE_ERRORS, 0) | seen)
     yield _gauge("oarlock_store_revision", "The store's revision", status.revision)
     yield _counter("oarlock_commands_proposed", "Commands proposed here as leader", counters.commands_proposed)
     yield _counter("oarlock_commands_forwarded", "Commands forwarded to the leader", counters.commands_forwarded)
@@ -195,7 +197,8 @@ def _peers(node: Node) -> Iterator[Metric]:
 
 
 def _reasons(name: str, text: str, label: str, counts: Mapping[str, int]) -> Metric:
-    """The reasons are fixed words of our own code, never a peer's."""
+    """The reasons are fixed words of our own code, never a peer's. Those that should never occur are there at zero from
+    the start: of a series that appears with its first event, no rate shows that event."""
     family = CounterMetricFamily(name, text, labels=[label])
     for reason, times in sorted(counts.items()):
         family.add_metric([reason], times)

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from oarlock.raft.types import NOBODY, NodeId
+
+RemoteErrorKind = Literal[
+    "acknowledges entries that were never sent",
+    "commit beyond the log",
+    "configuration without voters",
+    "echoes a heartbeat that was never sent",
+    "entries out of order",
+    "impossible anchor of an append",
+    "impossible number",
+    "impossible sender",
+    "impossible snapshot",
+    "not for this member",
+    "a second leader in one term",
+    "undecodable configuration",
+]
+REMOTE_ERRORS: tuple[RemoteErrorKind, ...] = get_args(RemoteErrorKind)
 
 
 class LocalError(Exception):
@@ -45,3 +63,6 @@ class InvariantViolated(Exception):
 
 class RemoteError(Exception):
     """A peer sent what no correct peer sends. Raised and caught inside the core: counted, and the message dropped."""
+
+    def __init__(self, kind: RemoteErrorKind) -> None:
+        super().__init__(kind)
