@@ -6,6 +6,23 @@
 {{- end -}}
 {{- end -}}
 
+{{- define "oarlock-operator.service" -}}
+{{- include "oarlock-operator.name" . | trunc 55 | trimSuffix "-" -}}-metrics
+{{- end -}}
+
+{{- define "oarlock-operator.image" -}}
+{{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end -}}
+
+{{- /* Whether to make a monitor: list of Auto, Always or Never, and the root context. Empty means no. */ -}}
+{{- define "oarlock-operator.monitored" -}}
+{{- $wanted := index . 0 -}}
+{{- $root := index . 1 -}}
+{{- if or (eq $wanted "Always") (and (eq $wanted "Auto") ($root.Capabilities.APIVersions.Has "monitoring.coreos.com/v1")) -}}
+yes
+{{- end -}}
+{{- end -}}
+
 {{- define "oarlock-operator.selector" -}}
 app.kubernetes.io/name: oarlock-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
