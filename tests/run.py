@@ -83,7 +83,7 @@ def root() -> None:
 
 def go() -> None:
     if not shutil.which("go"):
-        raise CannotRun("needs Go (it compiles a Kubernetes)")
+        raise CannotRun("needs Go (it compiles Kubernetes, and what checks manifests)")
 
 
 def prepare(*command: object) -> str:
@@ -112,6 +112,10 @@ def install(packages: tuple[str, ...]) -> None:
         os.environ["DEBIAN_FRONTEND"] = "noninteractive"
         prepare("apt-get", "update", "-q")
         prepare("apt-get", "install", "-q", "-y", "--no-install-recommends", *missing)
+
+
+def conformance() -> None:
+    prepare(PYTHON, "tests/tools/conform.py")
 
 
 def kubernetes() -> None:
@@ -168,9 +172,9 @@ TIERS = (
     Tier("unit", 1, ("tests/unit", "tests/golden")),
     Tier("unit-3.13", 1, ("tests/unit", "tests/golden"), needs=(python313,), command=pytest_313),
     Tier("property", 2, ("tests/property",)),
-    Tier("integration", 3, ("tests/integration",)),
+    Tier("integration", 3, ("tests/integration",), ("prometheus",)),
     Tier("planner", 3, ("tests/operator",)),
-    Tier("charts", 2, ("tests/charts",)),
+    Tier("charts", 2, ("tests/charts",), needs=(go, conformance)),
     Tier("e2e", 11, ("tests/e2e",), E2E, (root, go, kubernetes, images), options=("-s",)),
 )
 EXTRAS = {"bench": ("etcd-server", "wrk")}  # packages of verbs that are no tiers
