@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Everything that is generated and checked in: the CRD (from the models), docs/crd.md, and manifests/install.yaml.
+"""Everything that is generated and checked in: the CRD (from the models), docs/crd.md, manifests/install.yaml, and the
+Grafana dashboard in the chart and as a manifest.
 
     render.py --write     write them
     render.py --check     say which differ, and fail
@@ -17,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
+from charts.dashboards import oarlock as dashboard  # noqa: E402
 from tests.tools import helm  # noqa: E402
 
 from oarlock_operator import crd  # noqa: E402
@@ -99,12 +101,15 @@ def main(arguments: list[str]) -> int:
     for file, render in (
         (CHART / "files/raftclusters.yaml", crd.render),
         (ROOT / "docs/crd.md", reference),
+        (CHART / "files/dashboards/oarlock.json", dashboard.render),
+        (ROOT / "manifests/grafana-dashboard.yaml", lambda: dashboard.config_map(dashboard.render())),
         (ROOT / "manifests/install.yaml", install),
     ):
         text = render()
         if file.exists() and file.read_text() == text:
             continue
         if arguments == ["--write"]:
+            file.parent.mkdir(exist_ok=True)
             file.write_text(text)
         else:
             stale.append(file)
