@@ -16,6 +16,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import units
 from tests import grafana
+from tests.charts.rendering import OPERATOR, manifests
 from tests.member import running_member
 
 from oarlock_operator.metrics import Metrics
@@ -90,6 +91,18 @@ def test_the_manifest_holds_the_same_and_can_be_applied() -> None:
     assert (made["kind"], made["metadata"]["labels"]) == ("ConfigMap", {"grafana_dashboard": "1"})
     assert json.loads(made["data"]["oarlock.json"]) == grafana.dashboard()
     assert len(json.dumps(made)) < 250 * 1024, "kubectl apply keeps it whole in an annotation of 256 KiB at most"
+
+
+def test_the_operator_s_series_keep_the_namespace_that_they_name() -> None:
+    """Else Prometheus overwrites it with the operator's own, and the operator's row is empty."""
+    monitor = manifests(OPERATOR, metrics__serviceMonitor="Always")["ServiceMonitor/op-oarlock-operator"]
+    assert [endpoint["honorLabels"] for endpoint in monitor["spec"]["endpoints"]] == [True]
+
+
+def test_the_chart_s_config_map_holds_the_same() -> None:
+    made = manifests(OPERATOR)["ConfigMap/op-oarlock-operator-dashboard"]
+    assert made["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(made["data"]["oarlock.json"]) == grafana.dashboard()
 
 
 def test_a_metric_that_is_misspelt_is_found() -> None:
