@@ -137,8 +137,9 @@ def _replay(status: MemberStatus) -> ReplayModel | None:
 
 def _snapshot(status: MemberStatus) -> SnapshotModel | None:
     meta = status.snapshot
-    if meta is None:
-        return None
+    if meta is None:  # a first one that fails must be told too: nothing lets go of the log
+        why = status.snapshot_failure
+        return SnapshotModel(index=0, term=0, size_bytes=0, digest="", failure=why) if why else None
     return SnapshotModel(
         index=meta.index,
         term=meta.term,

@@ -143,7 +143,7 @@ class StorageModel(_Answer):
 
 
 class SnapshotModel(_Answer):
-    """The last local snapshot, and why the last try failed, if it did."""
+    """The last local snapshot, and why the last try failed, if it did. Index 0: there is none yet."""
 
     index: int
     term: int
