@@ -39,6 +39,10 @@ def peers_service(cluster: str) -> str:
     return f"{cluster}-peers"
 
 
+def network_policy(cluster: str) -> str:
+    return f"{cluster}-members"
+
+
 def admin_secret(cluster: str) -> str:
     return f"{cluster}-admin"
 
