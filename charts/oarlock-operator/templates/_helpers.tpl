@@ -35,6 +35,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
+{{- /* With watchNamespace there may be many releases of one name, and cluster roles have no namespace. */ -}}
+{{- define "oarlock-operator.nodeReader" -}}
+{{- if .Values.watchNamespace }}{{ .Release.Namespace }}-{{ end }}{{ include "oarlock-operator.name" . }}-nodes
+{{- end -}}
+
 {{- define "oarlock-operator.serviceAccount" -}}
 {{- default (include "oarlock-operator.name" .) .Values.serviceAccount.name -}}
 {{- end -}}
