@@ -72,9 +72,7 @@ class OperationStatus(Model):
         description="Its goal: a number of voters, a node id, a volume claim, or the hash of a pod template."
     )
     step: str = Field(description="The first thing that it permitted.")
-    started_time: Annotated[
-        str, Field(description="When it was written.", json_schema_extra={"format": "date-time"})
-    ] = ""
+    started_time: Annotated[str, Field(description="When it was written.", json_schema_extra={"format": "date-time"})]
 
 
 class RolloutStatus(Model):
@@ -91,12 +89,24 @@ class RolloutStatus(Model):
 
 
 class Condition(Model):
-    type: str
-    status: Literal["True", "False", "Unknown"]
-    reason: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
-    message: Annotated[str, Field(max_length=32768)]
-    observed_generation: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
-    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    type: str = Field(description="Available, Progressing or Degraded.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: Annotated[
+        str,
+        Field(
+            description="Why, in one word that programs may compare.",
+            min_length=1,
+            max_length=1024,
+            pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+        ),
+    ]
+    message: Annotated[str, Field(description="Why, in a sentence.", max_length=32768)]
+    observed_generation: Annotated[
+        int, Field(ge=0, description="Generation of spec that it was said of.", json_schema_extra={"format": "int64"})
+    ]
+    last_transition_time: Annotated[
+        str, Field(description="When the status last changed.", json_schema_extra={"format": "date-time"})
+    ]
 
 
 _MAP_BY_TYPE = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
@@ -123,7 +133,7 @@ class Status(Model):
     ] = None
     snapshot_now: str = Field(
         default="",
-        description="Last value of the annotation oarlock.dev/snapshot-now that every participating member carried out.",
+        description="Last value of the annotation oarlock.dev/snapshot-now that all participating members carried out.",
     )
     members: Annotated[
         tuple[MemberStatus, ...], Field(max_length=32, description="Who takes part.", json_schema_extra=_MAP_BY_NODE)
