@@ -21,6 +21,7 @@ from .metrics import Metrics
 from .reconcile import Reconciler
 from .serving import serve
 from .settings import Settings
+from .turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +61,7 @@ async def operate(settings: Settings) -> None:
     kube = await KubeClient.connect()
     http = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_keepalive_connections=50))
     members, metrics, pulse = Members(http), Metrics(), Pulse()
+    turns = Turns(settings.rolling_clusters)
 
     def make(namespace: str, name: str, uid: str) -> Reconciler:
         return Reconciler(
@@ -73,6 +75,8 @@ async def operate(settings: Settings) -> None:
             default_image=settings.node_image,
             monotonic=time.monotonic,
             wall=lambda: datetime.now(UTC),
+            operator_namespace=settings.namespace,
+            turns=turns,
         )
 
     loops = Loops(make, monotonic=time.monotonic, rng=random.Random(), on_count=metrics.clusters.set)
@@ -88,7 +92,7 @@ async def operate(settings: Settings) -> None:
     try:
         log.info("starting", version=version("oarlock"), identity=settings.identity, node_image=settings.node_image)
         await until_served(kube)
-        await handlers.run(loops, loops.stop)
+        await handlers.run(loops, loops.stop, settings.watch_namespace)
     finally:
         beating.cancel()
         await http.aclose()

@@ -8,6 +8,9 @@
 | reset | the member: its own id, which the configuration lacks |
 | delete a volume | uid and resourceVersion |
 | delete a child | uid |
+| write an operation, a rollout | resourceVersion of the cluster object |
+| evict a pod that is Ready | uid, and the disruption budget |
+| delete a pod that is not | uid and resourceVersion: it still is not |
 """
 
 from __future__ import annotations
@@ -17,12 +20,35 @@ import secrets
 from oarlock.wire.admin import BootstrapRequest, ConfigurationRequest, NotesRequest, ResetRequest, TransferRequest
 
 from . import names
-from .actions import Action, Bootstrap, Configure, DeleteVolume, Note, Reset, Transfer, WriteLatch
+from .actions import (
+    Action,
+    Bootstrap,
+    Configure,
+    DeleteVolume,
+    Note,
+    RemovePod,
+    Reset,
+    TakeSnapshot,
+    Transfer,
+    Wait,
+    WriteLatch,
+    WriteOperation,
+    WriteRollout,
+)
+from .api.base import Model
 from .ensure import Apply, DeleteChild, MakeSecret, Step
 from .kube import Kube, KubeError
-from .members import Members
+from .members import MemberError, Members
 from .resources.secret import secret
-from .world import Cluster, World
+from .world import Cluster, Pod, SnapshotTry, World
+
+
+class NotNow(Exception):
+    """What was to be done must wait for somebody else, as the reason tells."""
+
+    def __init__(self, wait: Wait):
+        super().__init__(wait.message)
+        self.wait = wait
 
 
 async def make(step: Step, world: World, kube: Kube) -> str:
@@ -31,7 +57,7 @@ async def make(step: Step, world: World, kube: Kube) -> str:
         await kube.apply(step.manifest)
         return f"applied {step.manifest['kind']}/{step.manifest['metadata']['name']}"
     if isinstance(step, DeleteChild):
-        await kube.delete(step.manifest, unchanged=False)  # its status may change at any time
+        await kube.delete(step.manifest, unchanged=False, orphan=step.orphan)  # its status may change at any time
         return f"deleted {step.manifest['kind']}/{step.manifest['metadata']['name']}"
     assert isinstance(step, MakeSecret)
     try:
@@ -43,11 +69,21 @@ async def make(step: Step, world: World, kube: Kube) -> str:
 
 
 async def act(action: Action, world: World, kube: Kube, members: Members) -> str:
-    """Do it; says what was done, as a sentence without a full stop. Raises KubeError and MemberError."""
+    """Do it; says what was done, as a sentence without a full stop. Raises KubeError, MemberError and NotNow."""
     token = world.token
     match action:
         case WriteLatch():
-            await _latch(action, world.cluster, kube)
+            await _latch(world.cluster, kube, action.resource_version, names.LATCH_MANAGER, bootstrap=action.latch)
+            return action.why
+        case WriteOperation(operation=operation):
+            latch = {} if operation is None else {"operation": operation}
+            await _latch(world.cluster, kube, action.resource_version, names.OPERATION_MANAGER, **latch)
+            return action.why
+        case WriteRollout(rollout=rollout):
+            await _latch(world.cluster, kube, action.resource_version, names.ROLLOUT_MANAGER, rollout=rollout)
+            return action.why
+        case RemovePod(pod=removed):
+            await _remove(removed, world.cluster, kube)
             return action.why
         case Bootstrap(pod=pod, latch=latch):
             request = BootstrapRequest(
@@ -76,8 +112,33 @@ async def act(action: Action, world: World, kube: Kube, members: Members) -> str
             return f"deleted the volume claim {volume.name}: {why}"
 
 
-async def _latch(action: WriteLatch, cluster: Cluster, kube: Kube) -> None:
-    """Written under its own field manager, so that no status write can ever take it away."""
+async def _remove(pod: Pod, cluster: Cluster, kube: Kube) -> None:
+    """A Ready pod only as the disruption budget allows; another one at once, if it is as it was seen."""
+    meta = {"name": pod.name, "namespace": cluster.namespace, "uid": pod.uid, "resourceVersion": pod.resource_version}
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": meta}
+    if not pod.ready:
+        await kube.delete(manifest, unchanged=True)
+        return
+    try:
+        await kube.evict(manifest)
+    except KubeError as error:
+        if error.status != 429:
+            raise
+        why = f"{pod.name} may not be evicted yet: {error.why} It is tried again until enough other pods are Ready."
+        raise NotNow(Wait("EvictionRefused", why)) from error
+
+
+async def try_snapshot(action: TakeSnapshot, world: World, members: Members) -> SnapshotTry:
+    """Ask for it. Never raises: what went wrong is part of the answer, and stands in status."""
+    try:
+        taken = await members.snapshot(action.pod.ip, world.token)
+    except MemberError as error:
+        return SnapshotTry(action.node_id, action.request, failure=error.why)
+    return SnapshotTry(action.node_id, action.request, taken.index)
+
+
+async def _latch(cluster: Cluster, kube: Kube, resource_version: str, manager: str, **latch: Model) -> None:
+    """Written under a field manager of its own, so that no status write can ever take it away. None given: cleared."""
     manifest = {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -85,8 +146,8 @@ async def _latch(action: WriteLatch, cluster: Cluster, kube: Kube) -> None:
             "name": cluster.name,
             "namespace": cluster.namespace,
             "uid": cluster.uid,
-            "resourceVersion": action.resource_version,
+            "resourceVersion": resource_version,
         },
-        "status": {"bootstrap": action.latch.model_dump(by_alias=True)},
+        "status": {name: value.model_dump(by_alias=True, exclude_none=True) for name, value in latch.items()},
     }
-    await kube.apply(manifest, manager=names.LATCH_MANAGER, subresource="status")
+    await kube.apply(manifest, manager=manager, subresource="status")

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from oarlock.wire.admin import MemberModel
 
-from .api.status import BootstrapStatus
+from .api.status import BootstrapStatus, OperationStatus, RolloutStatus
 from .world import Pod, Volume
 
 
@@ -70,6 +70,45 @@ class DeleteVolume:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovePod:
+    """Have a pod made anew: evicted when it is Ready, deleted when it is not. The StatefulSet brings it back."""
+
+    pod: Pod
+    why: str
+    warning: str = ""  # what this restart costs, where it is more than usual
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOperation:
+    """Write `status.operation`, or clear it, on the resourceVersion it was decided on. `before` is what stood there."""
+
+    operation: OperationStatus | None
+    before: OperationStatus | None
+    resource_version: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRollout:
+    """Write `status.rollout`, on the resourceVersion it was decided on."""
+
+    rollout: RolloutStatus
+    resource_version: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot:
+    """Ask one member for a snapshot. A refusal is that member's, and no error of the pass."""
+
+    pod: Pod
+    node_id: str
+    request: str  # the value of the annotation that it answers, or empty
+    why: str
+    calm: Wait  # what there is to say apart from it
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Nothing to do now, and why. `blocked` is True when nothing will change by itself."""
 
@@ -78,5 +117,18 @@ class Wait:
     blocked: bool = False
 
 
-Action: TypeAlias = WriteLatch | Bootstrap | Note | Reset | Configure | Transfer | DeleteVolume
-Decision: TypeAlias = Action | Wait
+Action: TypeAlias = (
+    WriteLatch
+    | Bootstrap
+    | Note
+    | Reset
+    | Configure
+    | Transfer
+    | DeleteVolume
+    | RemovePod
+    | WriteOperation
+    | WriteRollout
+)
+Decision: TypeAlias = Action | TakeSnapshot | Wait
+
+IDLE = Wait("Idle", "The cluster is as it shall be.")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from .actions import Action, Decision, Wait
+from . import names, snapshots
+from .actions import Action, Decision, TakeSnapshot, Wait
 from .diagnose import Diagnosis, Verdict
 from .ensure import blocked_claims, taken
 from .resources.claims import shrinks
+from .rules.volumes import obstacle
 from .world import World, quorum, voters_of
 
 
@@ -25,11 +27,11 @@ class Judgement:
 def available(world: World, diagnosis: Diagnosis, decision: Decision) -> Judgement:
     """True: a leader answered a barrier in this pass, accepts writes, and a ready pod stands behind the Service."""
     say = partial(Judgement, "Available")
-    if names := taken(world):
+    if others := taken(world):
         return say(
             False,
             "NameTaken",
-            f"{', '.join(names)} exists already and belongs to something else; remove it or rename the cluster.",
+            f"{', '.join(others)} exists already and belongs to something else; remove it or rename the cluster.",
         )
     configuration = diagnosis.configuration
     if diagnosis.leader is not None and configuration is not None:
@@ -67,8 +69,11 @@ def progressing(world: World, diagnosis: Diagnosis, decision: Decision, error: s
     say = partial(Judgement, "Progressing")
     if error:
         return say(False, "ReconcileError", error)
+    if isinstance(decision, TakeSnapshot):
+        decision = decision.calm  # nobody waits for it, and it must not flicker with each
     if not isinstance(decision, Wait):
-        return say(True, type(decision).__name__, _doing(decision))
+        latch = world.cluster.status.operation
+        return say(True, latch.type if latch is not None else type(decision).__name__, _doing(decision))
     if decision.blocked:
         return say(False, decision.reason, decision.message)
     if decision.reason != "Idle":
@@ -76,13 +81,6 @@ def progressing(world: World, diagnosis: Diagnosis, decision: Decision, error: s
     live = world.live_replicas
     if live != diagnosis.replicas or len(world.pods) != diagnosis.replicas:
         return say(True, "ScalingPods", f"There are {len(world.pods)} pods; there shall be {diagnosis.replicas}.")
-    update = (world.statefulset or {}).get("status", {}).get("updateRevision", "")
-    if outdated := [pod.name for pod in world.pods if update and pod.revision and pod.revision != update]:
-        return say(
-            False,
-            "AwaitingRestart",
-            f"{', '.join(outdated)} run an older template; each takes the new one when its pod is deleted.",
-        )
     return say(False, "Idle", decision.message)
 
 
@@ -93,7 +91,8 @@ def degraded(world: World, diagnosis: Diagnosis) -> Judgement:
         return say(
             True,
             "PodCreationBlocked",
-            f"{', '.join(blocked)} is being deleted; until it is gone no pod of that or a later ordinal is made.",
+            " ".join(_ending(world, diagnosis, name) for name in blocked)
+            + " Until then no pod of that or a later ordinal can be made, and no other is disturbed.",
         )
     configuration = diagnosis.configuration
     if configuration is None:
@@ -105,7 +104,11 @@ def degraded(world: World, diagnosis: Diagnosis) -> Judgement:
         if diagnosis.leader is None:
             return say(True, "NoLeader", f"No leader answers with a quorum. {_silent(world)}".strip())
         verb = "does" if len(away) == 1 else "do"
-        return say(True, "MembersUnhealthy", f"{', '.join(away)} {verb} not take part; {rest}.")
+        hidden = world.around.hidden if world.around is not None else ""
+        text = f"{', '.join(away)} {verb} not take part; {rest}. {hidden}".strip()
+        return say(True, "MembersUnhealthy", text)
+    if shared := _shared_node(world, voters):
+        return say(True, "SharedNode", shared)
     smaller = [
         volume.name
         for volume in world.volumes
@@ -117,7 +120,42 @@ def degraded(world: World, diagnosis: Diagnosis) -> Judgement:
         )
     if storage := _class_differs(world):
         return say(True, "StorageClassIgnored", storage)
+    if failed := " ".join(snapshots.failures(world)):
+        return say(True, "SnapshotFailed", f"{failed} It is tried again every minute while one is due.")
+    if len(voters) % 2 == 0:
+        return say(False, "EvenSize", f"All {len(voters)} voters take part. {_even(len(voters))}")
     return say(False, "AllHealthy", f"All {len(voters)} voters take part.")
+
+
+def _even(voters: int) -> str:
+    """An even size is allowed, and never the better choice: the quorum grows, the tolerance does not."""
+    tolerated = voters - quorum(voters)
+    more = {0: "no failure", 1: "one failure"}.get(tolerated, f"{tolerated} failures")
+    return f"{voters} tolerate {more}, as {voters - 1} would; {voters + 1} would tolerate one more."
+
+
+def _ending(world: World, diagnosis: Diagnosis, name: str) -> str:
+    """What a claim that is being deleted waits for."""
+    volume = next(one for one in world.volumes if one.name == name)
+    member = names.pod(world.cluster.name, volume.ordinal)
+    why = obstacle(world, diagnosis, volume, next((id_ for id_ in diagnosis.lost if id_.startswith(f"{member}-")), ""))
+    return f"{name} is being deleted. {why or f'{member} gets a new volume once it is gone.'}"
+
+
+def _shared_node(world: World, voters: frozenset[str]) -> str:
+    """A Node on which several voters run, so many that without it there is no quorum."""
+    at: dict[str, list[str]] = {}
+    places = {world.ordinal(id_) for id_ in voters}
+    for pod in world.pods:
+        if pod.node and pod.ordinal in places:
+            at.setdefault(pod.node, []).append(pod.name)
+    for node, pods in sorted(at.items()):
+        if len(pods) > 1 and len(voters) - len(pods) < quorum(len(voters)):
+            return (
+                f"{', '.join(pods)} run on Node {node}: without it there is no quorum. Where another Node is free, "
+                "evict one of them, or delete its volume claim if that is bound to the Node: it is made anew elsewhere."
+            )
+    return ""
 
 
 def _silent(world: World) -> str:

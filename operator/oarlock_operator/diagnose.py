@@ -6,21 +6,20 @@ The three words that matter:
   Only a confirmed configuration permits a membership change or fewer replicas.
 * **participating**: a voter of this cluster that says so, follows this leader, and has a healthy disk. Gates count
   nothing else.
-* **lost**: proven, by the process that now answers under the voter's name (another identity, or Corrupt, or Stale), or
-  by a disk under another volume claim. A member that does not answer is never lost: that is uncertain, not proof.
+* **lost**: proven, in one of the ways of `evidence`. A member that does not answer is never lost: that is uncertain,
+  not proof. One that is *given up* is lost too, but takes part for as long as it does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from oarlock.wire.admin import ConfigurationModel, MemberModel, Role, State, StatusAnswer
 
+from .evidence import Loss, loss
 from .world import Seen, World, quorum, voters_of
-
-_GONE = (State.IDLE, State.STALE, State.CORRUPT, State.REMOVED)
 
 
 class Verdict(StrEnum):
@@ -45,6 +44,7 @@ class Diagnosis:
     lost: frozenset[str]
     target: int  # voters that the plan works towards
     replicas: int  # that the StatefulSet shall have now
+    losses: Mapping[str, Loss] = field(default_factory=dict)  # of each that is lost: how that is known
 
     @property
     def initialised(self) -> bool:
@@ -64,20 +64,22 @@ def diagnose(world: World) -> Diagnosis:
     confirmed = (
         leader is not None and configuration is not None and configuration.committed and not configuration.outgoing
     )
-    lost = frozenset(_lost(world, configuration, cluster_id)) if configuration else frozenset()
+    losses = _losses(world, configuration) if configuration else {}
+    gone = frozenset(id_ for id_, found in losses.items() if not found.given_up)
     participating = (
-        frozenset(_participating(world, configuration, leader, cluster_id, lost)) if configuration else frozenset()
+        frozenset(_participating(world, configuration, leader, cluster_id, gone)) if configuration else frozenset()
     )
     # Until the latch of min_voters opens, no write is accepted: a smaller spec must wait until it has been reached.
     target = max(world.cluster.spec.replicas, configuration.min_voters if configuration and cluster_id else 0)
     return Diagnosis(
-        verdict=_verdict(world, founded, claims, configuration, leader, participating, lost),
+        verdict=_verdict(world, founded, claims, configuration, leader, participating, gone),
         cluster_id=cluster_id,
         leader=leader,
         configuration=configuration,
         confirmed=confirmed,
         participating=participating,
-        lost=lost,
+        lost=frozenset(losses),
+        losses=losses,
         target=target,
         replicas=_replicas(world, configuration, confirmed, target, adopted=bool(founded)),
     )
@@ -124,23 +126,9 @@ def _place(configuration: ConfigurationModel) -> tuple[int, int]:
     return (int(term), int(index)) if term.isdigit() and index.isdigit() else (0, 0)
 
 
-def _lost(world: World, configuration: ConfigurationModel, cluster_id: str) -> Iterator[str]:
-    """Members whose disk is proven gone. The proof is the process that answers now from the pod of that name."""
-    for member in everybody(configuration):
-        ordinal = world.ordinal(member.id)
-        seen = world.at(ordinal) if ordinal is not None else None
-        if seen is None or seen.status is None or ordinal is None:
-            continue
-        status, volume = seen.status, world.volume(ordinal)
-        if status.node_id != member.id:
-            if status.state in _GONE:
-                yield member.id
-        elif (
-            status.state in (State.CORRUPT, State.STALE)
-            # An old copy of a disk may have come back under a new claim, with an old vote in it.
-            or (volume is not None and status.volume_uid is not None and status.volume_uid != volume.uid)
-        ):
-            yield member.id
+def _losses(world: World, configuration: ConfigurationModel) -> dict[str, Loss]:
+    found = {member.id: loss(world, member.id) for member in everybody(configuration)}
+    return {id_: one for id_, one in found.items() if one is not None}
 
 
 def _participating(
@@ -211,6 +199,8 @@ def _replicas(
     told = [status.configuration for _, status in answers(world) if status.configuration is not None]
     dead = frozenset(id_ for one in told if one.committed for id_ in one.tombstones)
     needed = max((_pods_for(world, one, dead) for one in told), default=0)
+    if live is None:  # made anew around its pods: none of them may go for that
+        needed = max(needed, max((pod.ordinal + 1 for pod in world.pods), default=0))
     # Before a cluster is founded or adopted, every old disk gets its pod: only a member can say what its disk holds.
     disks = 0 if adopted else max((volume.ordinal + 1 for volume in world.volumes), default=0)
     return max(spec, live or 0, needed, disks)

@@ -2,7 +2,8 @@
 
 An object is applied only when it differs, so that a quiet cluster causes no writes: everything we want must be in the
 live object (the API server adds defaults, which we leave alone), and the hash of what we last applied must be there
-too (which tells that we now want less). A child of this name that this RaftCluster does not own is never touched.
+too (which tells that we now want less). A child of this name that this RaftCluster does not own is never touched; one
+that nobody owns, and that an operator made for a RaftCluster of this name, was left by `--cascade=orphan`: taken over.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from . import names
-from .diagnose import Diagnosis
+from . import names, rollout
+from .diagnose import Diagnosis, Verdict, everybody
 from .quantities import quantity
-from .resources import budget, claims, services, statefulset
-from .resources.common import owned
-from .world import Manifest, World
+from .resources import budget, claims, network, services, statefulset
+from .resources.common import orphaned, owned
+from .world import Manifest, Volume, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,10 @@ class MakeSecret:
 
 @dataclass(frozen=True, slots=True)
 class DeleteChild:
+    """`orphan`: what it owns stays (a StatefulSet's pods run on, and the next one takes them over)."""
+
     manifest: Manifest
+    orphan: bool = False
 
 
 Step: TypeAlias = Apply | MakeSecret | DeleteChild
@@ -42,24 +46,29 @@ Step: TypeAlias = Apply | MakeSecret | DeleteChild
 
 def taken(world: World) -> list[str]:
     """Children of our names that something else made: "Kind/name"."""
-    return [key for key, live in sorted(world.children.items()) if not owned(live, world.cluster)]
+    return [
+        key
+        for key, live in sorted(world.children.items())
+        if not owned(live, world.cluster) and not orphaned(live, world.cluster)
+    ]
 
 
-def ensure(world: World, diagnosis: Diagnosis, default_image: str) -> list[Step]:
-    """Everything that differs, in the order it is to be made. Nothing while deleting, or while a name is taken."""
-    if world.cluster.deleting or taken(world):
+def ensure(world: World, diagnosis: Diagnosis) -> list[Step]:
+    """What differs, in the order it is to be made. Nothing while deleting, paused, or while a name is taken."""
+    if world.cluster.deleting or world.cluster.paused or taken(world):
         return []
-    return list(_steps(world, diagnosis, default_image))
+    return list(_steps(world, diagnosis))
 
 
-def _steps(world: World, diagnosis: Diagnosis, default_image: str) -> Iterator[Step]:
+def _steps(world: World, diagnosis: Diagnosis) -> Iterator[Step]:
     cluster = world.cluster
     if f"Secret/{names.admin_secret(cluster.name)}" not in world.children:
         yield MakeSecret()
     wanted = [
         services.peers_service(cluster),
         services.client_service(cluster),
-        statefulset.statefulset(cluster, diagnosis.replicas, default_image, world.statefulset),
+        network.policy(cluster, world.operator_namespace),
+        statefulset.statefulset(cluster, diagnosis.replicas, rollout.to_write(world), world.statefulset),
     ]
     for manifest in wanted:
         live = world.children.get(f"{manifest['kind']}/{manifest['metadata']['name']}")
@@ -67,8 +76,28 @@ def _steps(world: World, diagnosis: Diagnosis, default_image: str) -> Iterator[S
             yield Apply(manifest)
     yield from _budget(world, diagnosis)
     for volume in world.volumes:
-        if (manifest_ := claims.claim(cluster, volume)) is not None:
+        if (manifest_ := claims.claim(cluster, volume, _member_on(world, diagnosis, volume))) is not None:
             yield Apply(manifest_, optional=True)
+    yield from _renewed(world, diagnosis)
+
+
+def _renewed(world: World, diagnosis: Diagnosis) -> Iterator[Step]:
+    """Its claim template cannot be changed: make the StatefulSet anew around its pods, once all else is done.
+
+    The pods keep their revision, since that is a hash of the template: this restarts nobody. It waits until every claim
+    has grown and nothing is under way, and for a cluster in which everybody takes part.
+    """
+    live, cluster = world.statefulset, world.cluster
+    if live is None or "deletionTimestamp" in live["metadata"] or diagnosis.verdict is not Verdict.HEALTHY:
+        return
+    busy = cluster.status.operation is not None or not diagnosis.confirmed or diagnosis.losses
+    pods = [pod for pod in world.pods if not pod.terminating]
+    if busy or len(world.pods) != len(pods) or len(pods) != diagnosis.replicas or len(pods) != world.live_replicas:
+        return
+    if rollout.live_hash(world) != rollout.rendered(world).hash:
+        return
+    if statefulset.claims_outlived(cluster, live) and not any(claims.grows(cluster, one) for one in world.volumes):
+        yield DeleteChild(live, orphan=True)
 
 
 def _budget(world: World, diagnosis: Diagnosis) -> Iterator[Step]:
@@ -85,6 +114,15 @@ def _budget(world: World, diagnosis: Diagnosis) -> Iterator[Step]:
     manifest = budget.budget(world.cluster, available)
     if live is None or not covers(live, manifest):
         yield Apply(manifest)
+
+
+def _member_on(world: World, diagnosis: Diagnosis, volume: Volume) -> str:
+    """The member of the confirmed configuration that answers from this very volume; empty when none does."""
+    seen = world.at(volume.ordinal)
+    if not diagnosis.confirmed or diagnosis.configuration is None or seen is None or seen.status is None:
+        return ""
+    member = any(one.id == seen.status.node_id for one in everybody(diagnosis.configuration))
+    return seen.status.node_id if member and seen.status.volume_uid == volume.uid else ""
 
 
 def blocked_claims(world: World, diagnosis: Diagnosis) -> list[str]:

@@ -8,6 +8,7 @@ from datetime import datetime
 import structlog
 
 from . import names
+from .actions import Action, RemovePod, TakeSnapshot, WriteOperation, WriteRollout
 from .kube import Kube, KubeError, Manifest
 from .status import Happening
 from .world import Cluster
@@ -39,6 +40,23 @@ def event(cluster: Cluster, happening: Happening, now: datetime) -> Manifest:
         "reportingComponent": names.MANAGER,
         "source": {"component": names.MANAGER},
     }
+
+
+def of(action: Action | TakeSnapshot) -> list[Happening]:
+    """What an act that was done tells people. Changes that show in the status have their own (`status.happenings`)."""
+    match action:
+        case WriteOperation(operation=None, before=before) if before is not None:
+            return [Happening(f"{before.type}Finished", f"{before.type} to {before.target} is done.")]
+        case WriteOperation(operation=begun) if begun is not None:
+            return [Happening(f"{begun.type}Started", f"{begun.type} to {begun.target}: {action.why}.")]
+        case WriteRollout(rollout=latch) if latch.failed_hash:
+            return [Happening("RolledBack", f"{action.why}.", type="Warning")]
+        case RemovePod(warning=""):
+            return [Happening("PodRestarted", f"{action.why}.")]
+        case RemovePod(warning=warning):
+            return [Happening("NoFaultTolerance", warning, type="Warning")]
+        case _:
+            return []
 
 
 async def post(kube: Kube, cluster: Cluster, happenings: list[Happening], now: datetime) -> None:

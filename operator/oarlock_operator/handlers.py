@@ -85,7 +85,11 @@ def registry(loops: Loops, on_exit: Callable[[], Awaitable[None]]) -> kopf.Opera
     return found
 
 
-async def run(loops: Loops, on_exit: Callable[[], Awaitable[None]]) -> None:
-    """Watch until SIGTERM or SIGINT. Call only once the custom resource is served: a watch of nothing stays blind."""
+async def run(loops: Loops, on_exit: Callable[[], Awaitable[None]], namespace: str) -> None:
+    """Watch until SIGTERM or SIGINT, one namespace or, when it is empty, all.
+
+    Call only once the custom resource is served: a watch of nothing stays blind.
+    """
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # each event would say that its handler succeeded
-    await kopf.operator(registry=registry(loops, on_exit), standalone=True, clusterwide=True)
+    where: dict[str, Any] = {"namespaces": [namespace]} if namespace else {"clusterwide": True}
+    await kopf.operator(registry=registry(loops, on_exit), standalone=True, **where)

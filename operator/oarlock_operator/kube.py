@@ -26,12 +26,16 @@ REQUEST_TIMEOUT_SECONDS = 10.0
 
 _PATHS = {
     ("v1", "Pod"): ("/api/v1", "pods"),
+    ("v1", "Node"): ("/api/v1", "nodes"),
+    ("v1", "PersistentVolume"): ("/api/v1", "persistentvolumes"),
     ("v1", "PersistentVolumeClaim"): ("/api/v1", "persistentvolumeclaims"),
     ("v1", "Secret"): ("/api/v1", "secrets"),
     ("v1", "Service"): ("/api/v1", "services"),
     ("v1", "Event"): ("/api/v1", "events"),
     ("apps/v1", "StatefulSet"): ("/apis/apps/v1", "statefulsets"),
+    ("apps/v1", "ControllerRevision"): ("/apis/apps/v1", "controllerrevisions"),
     ("policy/v1", "PodDisruptionBudget"): ("/apis/policy/v1", "poddisruptionbudgets"),
+    ("networking.k8s.io/v1", "NetworkPolicy"): ("/apis/networking.k8s.io/v1", "networkpolicies"),
     ("coordination.k8s.io/v1", "Lease"): ("/apis/coordination.k8s.io/v1", "leases"),
     (names.API_VERSION, names.KIND): (f"/apis/{names.API_VERSION}", names.PLURAL),
 }
@@ -56,7 +60,8 @@ class Kube(Protocol):
     ) -> Manifest: ...
     async def create(self, manifest: Manifest) -> Manifest: ...
     async def replace(self, manifest: Manifest) -> Manifest: ...
-    async def delete(self, manifest: Manifest, *, unchanged: bool) -> None: ...
+    async def delete(self, manifest: Manifest, *, unchanged: bool, orphan: bool = False) -> None: ...
+    async def evict(self, manifest: Manifest) -> None: ...
     async def served(self) -> bool: ...
 
 
@@ -116,13 +121,34 @@ class KubeClient:
     async def replace(self, manifest: Manifest) -> Manifest:
         return await self._request("put", _path_of(manifest), body=manifest, field_manager=names.MANAGER)
 
-    async def delete(self, manifest: Manifest, *, unchanged: bool) -> None:
-        """Delete exactly this object, by uid; `unchanged`: only as it was read. One that is gone is no error."""
+    async def delete(self, manifest: Manifest, *, unchanged: bool, orphan: bool = False) -> None:
+        """Delete exactly this object, by uid; `unchanged`: only as it was read; `orphan`: what it owns stays.
+
+        One that is gone is no error.
+        """
         meta = manifest["metadata"]
         preconditions = {"uid": meta["uid"]} | ({"resourceVersion": meta["resourceVersion"]} if unchanged else {})
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
+        if orphan:
+            body["propagationPolicy"] = "Orphan"
         try:
             await self._request("delete", _path_of(manifest), body=body)
+        except KubeError as error:
+            if error.status != 404:
+                raise
+
+    async def evict(self, manifest: Manifest) -> None:
+        """Evict exactly this pod, by uid. KubeError 429 while a disruption budget forbids it; one gone is no error."""
+        meta = manifest["metadata"]
+        path = _path("v1", "Pod", meta["namespace"], meta["name"])
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": meta["name"], "namespace": meta["namespace"]},
+            "deleteOptions": {"preconditions": {"uid": meta["uid"]}},
+        }
+        try:
+            await self._request("post", f"{path}/eviction", body=body)
         except KubeError as error:
             if error.status != 404:
                 raise
@@ -150,8 +176,10 @@ class KubeClient:
 
 
 def _path(api: str, kind: str, namespace: str, name: str = "") -> str:
+    """An empty namespace is that of what belongs to none."""
     prefix, plural = _PATHS[(api, kind)]
-    return f"{prefix}/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
+    inside = f"/namespaces/{namespace}" if namespace else ""
+    return f"{prefix}{inside}/{plural}" + (f"/{name}" if name else "")
 
 
 def _path_of(manifest: Manifest) -> str:

@@ -54,6 +54,10 @@ class Members:
     async def transfer(self, ip: str, token: str, request: admin.TransferRequest) -> admin.TransferAnswer:
         return await self._call("POST", "transfer", ip, token, admin.TransferAnswer, request)
 
+    async def snapshot(self, ip: str, token: str) -> admin.SnapshotAnswer:
+        """Answers when it is durable; one that was under way already is waited for."""
+        return await self._call("POST", "snapshot", ip, token, admin.SnapshotAnswer)
+
     async def reset(self, ip: str, token: str, request: admin.ResetRequest) -> admin.ResetAnswer:
         return await self._call("POST", "reset", ip, token, admin.ResetAnswer, request)
 

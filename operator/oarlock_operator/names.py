@@ -26,6 +26,11 @@ PAUSED_ANNOTATION = f"{GROUP}/paused"
 SNAPSHOT_ANNOTATION = f"{GROUP}/snapshot-now"
 """On a RaftCluster: each participating member takes a snapshot once for each new value."""
 
+REPLACE_ANNOTATION = f"{GROUP}/replace"
+"""On a RaftCluster: node id of a member whose disk a person says is lost."""
+MEMBER_ANNOTATION = f"{GROUP}/member"
+"""On a volume claim: node id of the member whose disk it holds."""
+
 CLIENT_PORT, PEER_PORT, OPS_PORT = 2379, 2380, 2381
 
 MANAGER = "oarlock-operator"

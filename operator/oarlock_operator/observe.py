@@ -10,16 +10,18 @@ import asyncio
 import base64
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from oarlock.wire.admin import Role
 
-from . import names
+from . import names, rollout
 from .api.spec import Spec
 from .api.status import Status
-from .kube import Kube, Manifest
+from .kube import Kube, KubeError, Manifest
 from .members import MemberError, Members
-from .world import Barrier, Cluster, Pod, Seen, Volume, World
+from .world import Around, Barrier, Cluster, Node, Pod, Seen, Volume, World
+
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 
 CHILDREN: tuple[tuple[str, str, Callable[[str], str]], ...] = (
     ("v1", "Secret", names.admin_secret),
@@ -27,6 +29,7 @@ CHILDREN: tuple[tuple[str, str, Callable[[str], str]], ...] = (
     ("v1", "Service", str),
     ("apps/v1", "StatefulSet", str),
     ("policy/v1", "PodDisruptionBudget", str),
+    ("networking.k8s.io/v1", "NetworkPolicy", names.network_policy),
 )
 
 
@@ -45,13 +48,15 @@ async def objects(kube: Kube, namespace: str, name: str, uid: str) -> World | No
     children = {f"{kind}/{naming(name)}": child for (_, kind, naming), child in zip(CHILDREN, found, strict=True)}
     present = {key: child for key, child in children.items() if child is not None}
     secret = present.get(f"Secret/{names.admin_secret(name)}", {})
+    found_cluster = cluster(raw)
     return World(
-        cluster=cluster(raw),
+        cluster=found_cluster,
         statefulset=present.get(f"StatefulSet/{name}"),
         children=present,
         pods=tuple(sorted(filter(None, (pod(name, item) for item in pods)), key=lambda p: p.ordinal)),
         volumes=tuple(sorted(filter(None, (volume(name, item) for item in claims)), key=lambda v: v.ordinal)),
         token=base64.b64decode(secret.get("data", {}).get("token", "")).decode(),
+        good_template=await _good_template(kube, found_cluster, present.get(f"StatefulSet/{name}")),
     )
 
 
@@ -85,6 +90,64 @@ async def members(members: Members, world: World) -> World:
     return world.with_members(seen, barrier)
 
 
+async def _good_template(kube: Kube, of: Cluster, live: Manifest | None) -> Manifest | None:
+    """The last good pod template, as Kubernetes keeps it; only where it is to be written again."""
+    latch = of.status.rollout
+    if latch is None or not latch.failed_hash or not latch.revision or live is None:
+        return None
+    if live["metadata"].get("annotations", {}).get(names.TEMPLATE_ANNOTATION) == latch.good_hash:
+        return None
+    kept = await kube.get("apps/v1", "ControllerRevision", of.namespace, latch.revision)
+    return None if kept is None else rollout.of_revision(kept)
+
+
+async def around(kube: Kube, world: World) -> Around | None:
+    """Nodes, disks, and who uses which claim: looked at only when a member does not answer, or a volume is ending.
+
+    Nodes and PersistentVolumes belong to no namespace; an operator that may not read them says so, and sees less.
+    """
+    answered = {seen.pod.ordinal for seen in world.seen if seen.status is not None}
+    silent = [one for one in world.volumes if one.ordinal < (world.live_replicas or 0) and one.ordinal not in answered]
+    if not silent and not any(one.terminating for one in world.volumes):
+        return None
+    mounts = _mounts(await kube.list("v1", "Pod", world.cluster.namespace))
+    disks = [one.disk for one in silent if one.disk]
+    if not disks:
+        return Around(mounts=mounts)
+    try:
+        found, *volumes = await asyncio.gather(
+            kube.list("v1", "Node", ""), *(kube.get("v1", "PersistentVolume", "", disk) for disk in disks)
+        )
+    except KubeError as error:
+        return Around(mounts=mounts, hidden=_hidden(error))
+    nodes = tuple(node(item) for item in cast(list[Manifest], found))
+    read = zip(disks, cast(list[Manifest | None], volumes), strict=True)
+    return Around(nodes, {name: disk for name, disk in read if disk is not None}, mounts)
+
+
+def _hidden(error: KubeError) -> str:
+    return (
+        f"Nodes and PersistentVolumes cannot be read ({error}), so a Node that is gone is not noticed: if the disk of "
+        f"a member that does not answer is lost, say so with the annotation {names.REPLACE_ANNOTATION}=<its node id>."
+    )
+
+
+def _mounts(pods: list[Manifest]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for raw in pods:
+        for one in raw.get("spec", {}).get("volumes", []):
+            claim = one.get("persistentVolumeClaim", {}).get("claimName")
+            if claim and raw.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
+                found[claim] = (*found.get(claim, ()), raw["metadata"]["name"])
+    return found
+
+
+def node(raw: Manifest) -> Node:
+    meta, taints = raw["metadata"], raw.get("spec", {}).get("taints") or []
+    off = any(taint["key"] == OUT_OF_SERVICE for taint in taints)
+    return Node(meta["name"], meta.get("labels", {}), off)
+
+
 def cluster(raw: Manifest) -> Cluster:
     meta = raw["metadata"]
     return Cluster(
@@ -116,6 +179,8 @@ def pod(cluster_name: str, raw: Manifest) -> Pod | None:
         terminating="deletionTimestamp" in meta,
         revision=meta.get("labels", {}).get("controller-revision-hash", ""),
         why=_why(status),
+        node=raw.get("spec", {}).get("nodeName", ""),
+        waiting=_waiting(status),
         created=_seconds(meta.get("creationTimestamp")),
         resource_version=meta.get("resourceVersion", ""),
     )
@@ -141,14 +206,20 @@ def _seconds(stamp: str | None) -> float:
     return datetime.fromisoformat(stamp).timestamp() if stamp else 0.0
 
 
-def _why(status: dict[str, Any]) -> str:
-    """Why a pod does not run, in Kubernetes' words; empty when it does."""
+def _waiting(status: dict[str, Any]) -> str:
+    """The error for which a container waits; empty for none."""
     for container in status.get("containerStatuses", []):
         waiting = container.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
             # The two alternate; a status that flickers with them would tell nobody more.
-            reason = "ImagePullBackOff" if waiting["reason"] == "ErrImagePull" else waiting["reason"]
-            return f"its container waits: {reason}"
+            return "ImagePullBackOff" if waiting["reason"] == "ErrImagePull" else str(waiting["reason"])
+    return ""
+
+
+def _why(status: dict[str, Any]) -> str:
+    """Why a pod does not run, in Kubernetes' words; empty when it does."""
+    if reason := _waiting(status):
+        return f"its container waits: {reason}"
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] != "True":
             return f"its pod is not scheduled: {condition.get('message', 'no reason given')}"

@@ -8,11 +8,22 @@ cleared once the cluster is as it shall be. What is more urgent takes the slot; 
 from __future__ import annotations
 
 from . import names
-from .actions import Bootstrap, Configure, Decision, DeleteVolume, Reset, Transfer, Wait, WriteLatch, WriteOperation
+from .actions import (
+    Bootstrap,
+    Configure,
+    Decision,
+    DeleteVolume,
+    RemovePod,
+    Reset,
+    Transfer,
+    Wait,
+    WriteLatch,
+    WriteOperation,
+)
 from .api.status import OperationStatus, OperationType
 from .diagnose import Diagnosis, everybody
 from .rules.roll import stamp
-from .world import World
+from .world import Pod, World
 
 Goal = tuple[OperationType, str]
 
@@ -49,14 +60,24 @@ def _goal(world: World, diagnosis: Diagnosis, decision: Decision) -> Goal | None
             return "Bootstrap", voters
         case Configure():
             return _of_change(diagnosis, decision)
-        case Transfer(leader=leader) if leader.ordinal >= diagnosis.target:
-            return "ScaleIn", voters
+        case Transfer(leader=leader):
+            return _of_transfer(diagnosis, leader)
         case Reset(node_id=node_id):
             return "ResetMember", node_id
         case DeleteVolume(volume=volume):
             return "DeleteVolume", volume.name
+        case RemovePod(pod=pod) if (volume_ := world.volume(pod.ordinal)) is not None and volume_.terminating:
+            return "DeleteVolume", volume_.name
         case _:
             return None
+
+
+def _of_transfer(diagnosis: Diagnosis, leader: Pod) -> Goal | None:
+    """The leader leaves, or is replaced; one that is only restarted was latched by the rule of rolling updates."""
+    if leader.ordinal >= diagnosis.target:
+        return "ScaleIn", str(diagnosis.target)
+    lost = [id_ for id_ in diagnosis.lost if names.member_name(id_) == leader.name]
+    return ("Replace", lost[0]) if lost else None
 
 
 def _of_change(diagnosis: Diagnosis, change: Configure) -> Goal:
@@ -80,8 +101,9 @@ def _part_of(current: OperationStatus, goal: Goal) -> bool:
         case "ScaleIn":
             return type_ == "DeleteVolume"
         case "Replace":
-            same = names.member_name(target) == names.member_name(current.target)
-            return type_ == "ScaleOut" or (type_ == "ResetMember" and same)
+            member = names.member_name(current.target)
+            same = target == f"data-{member}" if type_ == "DeleteVolume" else names.member_name(target) == member
+            return type_ == "ScaleOut" or (type_ in ("ResetMember", "DeleteVolume") and same)
         case _:
             return False
 

@@ -13,13 +13,15 @@ from datetime import datetime
 
 import structlog
 
-from . import act, ensure, events, names, observe, plan, status
-from .actions import Decision, Wait
+from . import act, ensure, events, names, observe, operation, plan, status
+from .actions import Decision, TakeSnapshot, Wait, WriteOperation
+from .api.status import OperationStatus
 from .diagnose import Diagnosis, diagnose
 from .kube import Kube, KubeError
 from .lease import Lease
 from .members import MemberError, Members
 from .metrics import Metrics
+from .turns import Turns
 from .world import World
 
 log = structlog.get_logger(__name__)
@@ -27,7 +29,12 @@ log = structlog.get_logger(__name__)
 REREAD_SECONDS = 30.0
 QUIET_SECONDS = 5.0  # between questions to the members of a quiet cluster
 BUSY_SECONDS = 1.0  # while something is under way
+QUIET_REASONS = ("Idle", "Deleting", "EvictionRefused", "WaitingForOtherClusters")
 AT_ONCE_SECONDS = 0.0  # after an act: there may be a next
+
+
+def _rolls(latch: OperationStatus | None) -> bool:
+    return latch is not None and latch.type == "RollingUpdate"
 
 
 @dataclass(slots=True)
@@ -54,11 +61,14 @@ class Reconciler:
         default_image: str,
         monotonic: Callable[[], float],
         wall: Callable[[], datetime],
+        operator_namespace: str = "",
+        turns: Turns | None = None,
     ):
         self._namespace, self._name, self._uid = namespace, name, uid
         self._kube, self._members, self._lease, self._metrics = kube, members, lease, metrics
-        self._default_image = default_image
+        self._default_image, self._operator_namespace = default_image, operator_namespace
         self._monotonic, self._wall = monotonic, wall
+        self._turns = turns if turns is not None else Turns(1)
         self._read: _Read | None = None
         metrics.introduce(namespace, name)
 
@@ -79,23 +89,46 @@ class Reconciler:
             if fresh:
                 objects = await observe.objects(self._kube, self._namespace, self._name, self._uid)
                 if objects is None:
+                    self._turns.give(self._uid)
                     return None
                 self._read = _Read(objects, self._monotonic())
             assert self._read is not None
             world = await observe.members(self._members, self._read.world)
+            if fresh:
+                around = await observe.around(self._kube, world)
+                self._read.world = replace(self._read.world, around=around)
+                world = replace(world, around=around)
+            world = self._placed(world)
             diagnosis = diagnose(world)
-            steps = ensure.ensure(world, diagnosis, self._default_image)
-            decision = plan.plan(world, diagnosis)
+            steps = ensure.ensure(world, diagnosis)
+            decision = operation.latched(world, diagnosis, plan.plan(world, diagnosis))
             if fresh or (
                 not steps and isinstance(decision, Wait) and not self._status_differs(world, diagnosis, decision)
             ):
                 break
             fresh = True  # something is to be written: look again, at what is there now
+        if isinstance(decision, WriteOperation) and _rolls(decision.operation):
+            self._turns.hold(self._uid)
         return await self._write(world, diagnosis, steps, decision)
 
     async def close(self) -> None:
         """Let a successor start at once."""
+        self._turns.give(self._uid)
         await self._lease.release()
+
+    def _placed(self, world: World) -> World:
+        """With what this operator knows besides: the time, its own settings, and whose turn it is."""
+        if _rolls(world.cluster.status.operation):
+            self._turns.hold(self._uid)
+        else:
+            self._turns.give(self._uid)
+        return replace(
+            world,
+            now=self._wall().timestamp(),
+            default_image=self._default_image,
+            operator_namespace=self._operator_namespace,
+            may_roll=self._turns.free(self._uid),
+        )
 
     async def _write(self, world: World, diagnosis: Diagnosis, steps: list[ensure.Step], decision: Decision) -> float:
         """Children, then at most one action, then the status: each only while the lease is held."""
@@ -115,10 +148,17 @@ class Reconciler:
             ):  # an action is planned on children that are as they shall be
                 self._guard()
                 doing = type(decision).__name__
-                done = await act.act(decision, world, self._kube, self._members)
+                if isinstance(decision, TakeSnapshot):
+                    world = replace(world, tried=await act.try_snapshot(decision, world, self._members))
+                    done = f"{decision.node_id}: {decision.why}"
+                else:
+                    done = await act.act(decision, world, self._kube, self._members)
                 acted = True
                 self._metrics.actions.labels(self._namespace, self._name, doing).inc()
                 log.info("acted", cluster=self._name, what=done)
+                await events.post(self._kube, world.cluster, events.of(decision), self._wall())
+        except act.NotNow as later:
+            decision = later.wait
         except (KubeError, MemberError) as failed:
             error = f"{doing} failed: {failed}."
         if error:
@@ -133,7 +173,8 @@ class Reconciler:
             return AT_ONCE_SECONDS
         if error:
             return QUIET_SECONDS if not required and isinstance(decision, Wait) else BUSY_SECONDS
-        return QUIET_SECONDS if isinstance(decision, Wait) and decision.reason in ("Idle", "Deleting") else BUSY_SECONDS
+        quiet = isinstance(decision, Wait) and (decision.blocked or decision.reason in QUIET_REASONS)
+        return QUIET_SECONDS if quiet else BUSY_SECONDS
 
     def _guard(self) -> None:
         if not self._lease.held:

@@ -75,10 +75,9 @@ def outdated(world: World) -> list[Pod]:
 
 
 def given_up(world: World, pod: Pod) -> bool:
-    """Was this pod made from the template that failed, which stands there still?"""
+    """Was this pod made from the template that failed? Asked of outdated pods: all others run the last good one."""
     latch = world.cluster.status.rollout
-    stands = latch is not None and failed(world) and live_hash(world) == latch.failed_hash
-    return stands and pod.revision == revision(world) != ""
+    return latch is not None and failed(world) and pod.revision != latch.revision
 
 
 def _good(world: World) -> Manifest:

@@ -13,8 +13,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="OARLOCK_OPERATOR_", frozen=True)
 
     node_image: str = Field(default="oarlock/node:0.1.0", description="Image of members whose RaftCluster names none.")
+    namespace: str = Field(default="", description="The operator's own namespace; empty outside a pod.")
+    watch_namespace: str = Field(default="", description="Carry the RaftClusters of this namespace alone.")
     host: str = Field(default="0.0.0.0", description="Address of the port for metrics and liveness.")
     port: int = Field(default=8080, description="Port for metrics and liveness.")
+    rolling_clusters: int = Field(default=3, ge=1, description="How many clusters may be in a rolling update at once.")
     log_format: str = Field(default="json", pattern="^(json|console)$")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     identity: str = Field(

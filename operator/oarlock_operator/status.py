@@ -12,7 +12,7 @@ from datetime import datetime
 
 from oarlock.wire.admin import ConfigurationModel
 
-from . import conditions, names
+from . import conditions, names, rollout, snapshots
 from .actions import Decision
 from .api.status import CatchUp, Condition, MemberStatus, Status
 from .conditions import Judgement
@@ -45,6 +45,7 @@ def status(world: World, diagnosis: Diagnosis, decision: Decision, error: str, n
         cluster_id=diagnosis.cluster_id,
         leader=leader.pod.name if leader is not None else "",
         term=leading.term if leading is not None else cluster.status.term,
+        snapshot_now=snapshots.carried_out(world, diagnosis),
         members=members,
         conditions=tuple(_condition(one, before.get(one.type), cluster.generation, now) for one in judgements),
     )
@@ -52,7 +53,7 @@ def status(world: World, diagnosis: Diagnosis, decision: Decision, error: str, n
 
 def manifest(world: World, wanted: Status) -> dict[str, object]:
     """What to apply to the status subresource."""
-    body = wanted.model_dump(mode="json", by_alias=True, exclude=set(LATCHES))
+    body = wanted.model_dump(mode="json", by_alias=True, exclude=set(LATCHES), exclude_none=True)
     meta = {"name": world.cluster.name, "namespace": world.cluster.namespace, "uid": world.cluster.uid}
     return {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": meta, "status": body}
 
@@ -70,6 +71,8 @@ def with_latches(wanted: Status, live: Status) -> Status:
 def _members(world: World, diagnosis: Diagnosis) -> Iterator[MemberStatus]:
     configuration = diagnosis.configuration
     assert configuration is not None
+    last_snapshots = snapshots.records(world)
+    before = {member.node_id: member.updated for member in world.cluster.status.members}
     for node_id, suffrage in _suffrages(configuration):
         ordinal = world.ordinal(node_id)
         seen = world.at(ordinal) if ordinal is not None else None
@@ -84,7 +87,15 @@ def _members(world: World, diagnosis: Diagnosis) -> Iterator[MemberStatus]:
             state=_state(node_id, seen, diagnosis),
             catch_up=_catch_up(node_id, diagnosis),
             version=answer.version if answer is not None else "",
+            updated=_updated(world, seen, before.get(node_id, False)),
+            last_snapshot=last_snapshots.get(node_id),
         )
+
+
+def _updated(world: World, seen: Seen | None, before: bool) -> bool:
+    """As before while the StatefulSet controller has not caught up: nobody can tell then."""
+    known = rollout.updated(world, seen.pod) if seen is not None else False
+    return before if known is None else known
 
 
 def _suffrages(configuration: ConfigurationModel) -> list[tuple[str, str]]:
@@ -96,7 +107,7 @@ def _suffrages(configuration: ConfigurationModel) -> list[tuple[str, str]]:
 
 
 def _state(node_id: str, seen: Seen | None, diagnosis: Diagnosis) -> str:
-    if node_id in diagnosis.lost:
+    if node_id in diagnosis.losses and not diagnosis.losses[node_id].given_up:
         return "Lost"
     if seen is None or seen.status is None or seen.status.node_id != node_id:
         return "Unreachable"
@@ -164,6 +175,15 @@ def happenings(before: Status, after: Status) -> list[Happening]:
                 found.append(Happening("MemberDemoted", f"{node_id} became a learner.", "demoted"))
         for node_id in sorted(old.keys() - new.keys()):
             found.append(Happening("MemberRemoved", f"{node_id} was removed.", "removed"))
+    for node_id in sorted(new):
+        then = old[node_id].last_snapshot if node_id in old else None
+        if (last := new[node_id].last_snapshot) is not None and last.failure and (then is None or not then.failure):
+            found.append(
+                Happening("SnapshotFailed", f"{node_id} could not take a snapshot: {last.failure}.", type="Warning")
+            )
+    if after.snapshot_now != before.snapshot_now:
+        message = f"Every participating member has taken the snapshot that was asked for ({after.snapshot_now})."
+        found.append(Happening("SnapshotsTaken", message))
     if after.leader and after.leader != before.leader:
         found.append(Happening("LeaderChanged", f"{after.leader} leads in term {after.term}."))
     if after.cluster_id and before.cluster_id and after.cluster_id != before.cluster_id:

@@ -30,6 +30,9 @@ class Cluster:
     raw_status: Manifest = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
 
+    def with_spec(self, **changes: Any) -> Cluster:
+        return replace(self, spec=self.spec.model_copy(update=changes))
+
     @property
     def paused(self) -> bool:
         return self.annotations.get(names.PAUSED_ANNOTATION) == "true"
@@ -45,6 +48,8 @@ class Pod:
     terminating: bool
     revision: str = ""
     why: str = ""  # why it does not run, as Kubernetes says it
+    node: str = ""  # that it was scheduled to
+    waiting: str = ""  # the error for which its container waits: ImagePullBackOff, CrashLoopBackOff
     created: float = 0.0  # Unix seconds, the API server's clock
     resource_version: str = ""
 
@@ -59,6 +64,39 @@ class Volume:
     cluster_uid: str  # of the RaftCluster it was made for
     terminating: bool = False
     manifest: Manifest = field(default_factory=dict)
+
+    @property
+    def disk(self) -> str:
+        """Name of its PersistentVolume; empty until it is bound."""
+        return str(self.manifest.get("spec", {}).get("volumeName", ""))
+
+    @property
+    def finalizers(self) -> list[str]:
+        return list(self.manifest.get("metadata", {}).get("finalizers", []))
+
+    @property
+    def member(self) -> str:
+        """Node id of the member whose disk it holds, as was noted on it; empty before."""
+        return str(self.manifest.get("metadata", {}).get("annotations", {}).get(names.MEMBER_ANNOTATION, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A Node of Kubernetes. `out_of_service`: a person's word that it is off and stays off."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    out_of_service: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What was looked up because a member did not answer, or a volume is ending. `nodes` is None when not permitted."""
+
+    nodes: tuple[Node, ...] | None = None
+    disks: Mapping[str, Manifest] = field(default_factory=dict)  # PersistentVolumes by name
+    mounts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # pods by the claim they name
+    hidden: str = ""  # what could not be seen, and what that means, as a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +117,16 @@ class Barrier:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotTry:
+    """What came of asking a member for a snapshot in this pass. `failure` is empty when it was taken."""
+
+    node_id: str
+    request: str  # the value of the annotation that it answers; empty when `spec.snapshots` wanted it
+    index: int = 0
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     cluster: Cluster
     statefulset: Manifest | None = None
@@ -88,8 +136,11 @@ class World:
     seen: tuple[Seen, ...] = ()
     barrier: Barrier | None = None
     token: str = ""
+    around: Around | None = None  # None: nothing made it worth a look
+    tried: SnapshotTry | None = None  # what was done in this pass
     good_template: Manifest | None = None  # the last good one, read when it is to be written again
     default_image: str = ""  # of members whose spec names none
+    operator_namespace: str = ""  # empty when the operator does not run in a pod
     now: float = 0.0  # Unix seconds
     may_roll: bool = True  # whether one more cluster may begin a rolling update
 

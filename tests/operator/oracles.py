@@ -209,7 +209,9 @@ def applies(sim: Sim, eyes: Eyes, manifest: Manifest, live: Manifest | None, sub
         raise Oracle(f"I20: puts a finalizer on {manifest['kind']}, which would need the operator to be deleted")
     uid = eyes.cluster.get("metadata", {}).get("uid")
     owners = live["metadata"].get("ownerReferences", []) if live else []
-    if live is not None and manifest["kind"] != CLAIM and not any(owner["uid"] == uid for owner in owners):
+    left = not owners and names.DESIRED_ANNOTATION in (live or {}).get("metadata", {}).get("annotations", {})  # orphan
+    ours = left or any(owner["uid"] == uid for owner in owners)
+    if live is not None and manifest["kind"] != CLAIM and not ours:
         raise Oracle(f"N1: takes over {manifest['kind']}/{manifest['metadata']['name']}, which it did not make")
     if manifest["kind"] == "StatefulSet" and live is not None:
         group = sim.group()

@@ -61,6 +61,8 @@ class Sim:
         self.lose_kube_answer = False  # the same of the next write to the API server
         self.stale = 0.0  # chance that a read from the API server is as old as the last `settle`
         self.past: dict[Key, Manifest] = {}
+        self.disrupted: set[str] = set()  # members whose pods an operator removed, and that are not back
+        self.founded: dict[str, str] = {}  # cluster id in the latch, by uid of the RaftCluster
         self.watch: list[Callable[[str], None]] = []  # told of each side effect, after it
         self.now = 1000.0
         for number in range(nodes):
@@ -383,7 +385,7 @@ class Sim:
         return self.wall().strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def reconciler(self, identity: str = "operator-1", image: str = "oarlock/node:test") -> Reconciler:
-        eyes = oracles.Eyes()
+        eyes = oracles.Eyes(identity=identity)
         kube = FakeKube(self, eyes)
         uid = self.objects[(names.KIND, NAME)]["metadata"]["uid"]
         lease = Lease(kube, NAMESPACE, NAME, uid, identity, lambda: self.now)

@@ -47,6 +47,7 @@ class FakeKube:
         self.eyes = eyes or oracles.Eyes()
 
     async def get(self, api: str, kind: str, namespace: str, name: str) -> Manifest | None:
+        self.eyes.looks(self.sim)
         await self.sim.before("get", kind, name)
         found = copied(self.sim.seen((kind, name)))
         self.eyes.saw((kind, name), found)

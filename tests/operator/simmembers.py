@@ -30,6 +30,8 @@ class FakeMembers:
 
     async def status(self, ip: str, token: str) -> admin.StatusAnswer:
         self.eyes.told.pop(ip, None)
+        self.eyes.barrier = None
+        self.eyes.looks(self.sim)
         await self.sim.before("status", "Member", ip)
         pod, disk = self._at(ip, token)
         answer = self.sim.answer(pod, status(self.sim, pod, disk))

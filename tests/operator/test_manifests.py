@@ -24,7 +24,7 @@ def with_spec(**spec: Any) -> Cluster:
 
 
 def sts(cluster: Cluster = CLUSTER, live: Manifest | None = None) -> Manifest:
-    return statefulset.statefulset(cluster, 3, "oarlock/node:test", live)
+    return statefulset.statefulset(cluster, 3, statefulset.template(cluster, "oarlock/node:test"), live)
 
 
 def test_names_are_what_they_were() -> None:
@@ -143,22 +143,22 @@ def test_a_field_that_we_stop_wanting_is_noticed() -> None:
 
 def test_only_what_differs_is_applied() -> None:
     found = world()
-    steps = ensure(found, diagnose(found), "image")
+    steps = ensure(found, diagnose(found))
     assert isinstance(steps[0], MakeSecret)
     made = [step.manifest for step in steps if isinstance(step, Apply)]
-    kinds = ["Service", "Service", "StatefulSet", "PodDisruptionBudget"]
+    kinds = ["Service", "Service", "NetworkPolicy", "StatefulSet", "PodDisruptionBudget"]
     assert [manifest["kind"] for manifest in made] == kinds
     children = {f"{m['kind']}/{m['metadata']['name']}": m for m in [*made, secret.secret(found.cluster, "t")]}
     (live_sts,) = [m for m in made if m["kind"] == "StatefulSet"]
     settled = replace(found, children=children, statefulset=live_sts)
-    assert ensure(settled, diagnose(settled), "image") == []
+    assert ensure(settled, diagnose(settled)) == []
     gone = replace(settled, children={key: m for key, m in children.items() if key != f"Service/{NAME}"})
-    assert [s.manifest["kind"] for s in ensure(gone, diagnose(gone), "image") if isinstance(s, Apply)] == ["Service"]
+    assert [s.manifest["kind"] for s in ensure(gone, diagnose(gone)) if isinstance(s, Apply)] == ["Service"]
 
 
 def test_nothing_is_made_while_the_cluster_is_deleted() -> None:
     found = world()
-    assert ensure(replace(found, cluster=replace(found.cluster, deleting=True)), diagnose(found), "image") == []
+    assert ensure(replace(found, cluster=replace(found.cluster, deleting=True)), diagnose(found)) == []
 
 
 # ---- claims

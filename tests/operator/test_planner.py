@@ -329,7 +329,7 @@ def test_quorum_lost_is_told_from_quorum_uncertain() -> None:
 @pytest.mark.parametrize(("size", "available"), [(1, None), (2, 1), (3, 2), (4, 3), (5, 3), (7, 4), (9, 5)])
 def test_the_budget_keeps_a_quorum(size: int, available: int | None) -> None:
     found = world(spec=size, config=configuration(range(size)))
-    steps = [s.manifest for s in ensure(found, diagnose(found), "image") if isinstance(s, Apply)]
+    steps = [s.manifest for s in ensure(found, diagnose(found)) if isinstance(s, Apply)]
     budgets = [m["spec"]["minAvailable"] for m in steps if m["kind"] == "PodDisruptionBudget"]
     assert budgets == ([] if available is None else [available])
 
@@ -339,7 +339,7 @@ def test_the_budget_counts_the_larger_half() -> None:
     found = world(spec=3, live=5, config=joint)
     budgets = [
         s.manifest["spec"]["minAvailable"]
-        for s in ensure(found, diagnose(found), "image")
+        for s in ensure(found, diagnose(found))
         if isinstance(s, Apply) and s.manifest["kind"] == "PodDisruptionBudget"
     ]
     assert budgets == [3]
@@ -437,4 +437,4 @@ def test_no_world_makes_the_planner_do_harm(found: World) -> None:
     highest = max((o for id_ in members if (o := found.ordinal(id_)) is not None), default=-1)
     if diagnosis.leader is not None:
         assert diagnosis.replicas > highest
-    assert not any(isinstance(step, DeleteChild) for step in ensure(found, diagnosis, "image")) or live
+    assert not any(isinstance(step, DeleteChild) for step in ensure(found, diagnosis)) or live

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
-from tests.operator.sim import NAME, Crash, Disk, Oracle, Sim
+from tests.operator.sim import NAME, Crash, Disk, FakeKube, Oracle, Sim
 
 from oarlock.wire.admin import BootstrapRequest, ConfigurationRequest, ResetRequest, StatusAnswer
 from oarlock_operator import names
@@ -350,6 +350,8 @@ async def test_the_oracles_fire() -> None:
     sim = Sim(3)
     reconciler = await sim.run()
     kube, members = reconciler._kube, reconciler._members
+    assert isinstance(kube, FakeKube)
+    kube.eyes.cluster["status"]["operation"] = {"type": "ScaleIn"}  # else that is what is noticed first
     sts = await kube.get("apps/v1", "StatefulSet", "default", NAME)
     assert sts is not None
     sts["spec"]["replicas"] = 1

@@ -10,9 +10,11 @@ from oarlock.wire.admin import ConfigurationModel, MemberModel, Role, State, Sta
 from oarlock_operator import names
 from oarlock_operator.api.spec import Spec
 from oarlock_operator.api.status import BootstrapStatus, Status
+from oarlock_operator.resources import statefulset
 from oarlock_operator.world import Barrier, Cluster, Pod, Seen, Volume, World
 
 NAME, NAMESPACE, UID, CLUSTER_ID = "demo", "default", "uid-of-the-cluster", "demo-uid+nonce"
+REVISION, NOW = "demo-revision", 1_000_000.0
 
 
 def node_id(ordinal: int, incarnation: int = 1) -> str:
@@ -70,7 +72,8 @@ def pod(ordinal: int, **changes: Any) -> Pod:
 
 
 def volume(ordinal: int, **changes: Any) -> Volume:
-    manifest = {"metadata": {"name": names.claim(NAME, ordinal), "uid": f"volume-{ordinal}", "resourceVersion": "1"}}
+    meta: dict[str, Any] = {"name": names.claim(NAME, ordinal), "uid": f"volume-{ordinal}", "resourceVersion": "1"}
+    manifest = {"metadata": {**meta, "annotations": {names.MEMBER_ANNOTATION: node_id(ordinal)}}}
     body = {"name": names.claim(NAME, ordinal), "ordinal": ordinal, "uid": f"volume-{ordinal}", "cluster_uid": UID}
     return Volume(**{**body, "manifest": manifest, **changes})
 
@@ -87,8 +90,18 @@ def world(
     volumes: Iterable[Volume] | None = None,
     founded: bool = True,
     storage: Mapping[str, Any] | None = None,
+    image: str | None = None,
+    live_image: str | None = None,
+    pods: Mapping[int, Mapping[str, Any]] | None = None,
+    gone: Iterable[int] = (),
+    status: Mapping[str, Any] | None = None,
+    now: float = NOW,
 ) -> World:
-    """`idle` pods stand beside the members; `answers` replaces what a pod says (None: it does not answer)."""
+    """`idle` pods stand beside the members; `answers` replaces what a pod says (None: it does not answer).
+
+    `live_image` is in the StatefulSet's template when it is another than the spec's; `pods` changes pods, `gone` are
+    those that are not there; `status` holds latches.
+    """
     config = config or configuration(range(spec))
     ordinals = sorted(
         o for m in (*config.voters, *config.learners) if (o := names.ordinal_of_member(NAME, m.id)) is not None
@@ -98,21 +111,32 @@ def world(
     said |= answers or {}
     latch = BootstrapStatus(seed="demo-0", node_id=node_id(0), cluster_id=CLUSTER_ID if founded else "")
     live = live if live is not None else max(said) + 1
+    changed = {o: pod(o, **{"revision": REVISION, **(pods or {}).get(o, {})}) for o in sorted(said) if o not in gone}
     cluster = Cluster(
         name=NAME,
         namespace=NAMESPACE,
         uid=UID,
         generation=1,
         resource_version="7",
-        spec=Spec.model_validate({"replicas": spec, "storage": storage or {}}),
-        status=Status(bootstrap=latch if founded else None),
+        spec=Spec.model_validate({"replicas": spec, "storage": storage or {}, "image": image}),
+        status=Status(bootstrap=latch if founded else None, **(status or {})),
     )
+    template = statefulset.template(cluster.with_spec(image=live_image or image), "")
+    sts = {
+        "kind": "StatefulSet",
+        "metadata": {"generation": 1, "annotations": {names.TEMPLATE_ANNOTATION: template.hash}},
+        "spec": {"replicas": live, "template": template.body},
+        "status": {"observedGeneration": 1, "updateRevision": REVISION},
+    }
     return World(
         cluster=cluster,
-        statefulset={"kind": "StatefulSet", "spec": {"replicas": live}},
-        pods=tuple(pod(o) for o in sorted(said)),
+        statefulset=sts,
+        pods=tuple(changed.values()),
         volumes=tuple(volumes) if volumes is not None else tuple(volume(o) for o in sorted(said)),
-        seen=tuple(Seen(pod(o), said[o], "" if said[o] else "connection refused") for o in sorted(said)),
+        seen=tuple(
+            Seen(one, said[o], "" if said[o] else one.why or "connection refused") for o, one in changed.items()
+        ),
         barrier=Barrier(node_id(leader), 1) if barrier and leader is not None else None,
         token="token",
+        now=now,
     )

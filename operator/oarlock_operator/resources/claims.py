@@ -2,7 +2,7 @@
 
 Growing needs no quorum and no gate: a full disk must be curable. With `whenDeleted: Delete` the claims get the
 RaftCluster as an owner (not its controller), so that garbage collection takes them with it even if the operator is
-dead; with Retain they have none. Only claims that were made for this very object are touched.
+dead; with Retain they have none. Only claims that were made for this very object, or that it took over, are touched.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from ..world import Cluster, Manifest, Volume
 from .common import owned
 
 
-def claim(cluster: Cluster, volume: Volume) -> Manifest | None:
+def claim(cluster: Cluster, volume: Volume, member: str = "") -> Manifest | None:
     """What to apply to an existing claim; None when it is as it shall be, or not ours to touch.
 
-    The size is always sent, and never less than it is: a field that we once applied and then omit would be removed.
+    `member` is the node id that answers from it as one of the cluster's members; empty when none does, and what was
+    noted stays. The size is always sent, and never less than it is: a field that we once applied and then omit would
+    be removed.
     """
-    if volume.cluster_uid != cluster.uid or volume.terminating or not volume.manifest:
+    if not ours(cluster, volume) or volume.terminating or not volume.manifest:
         return None
+    noted = member or volume.member
     wants_owner = cluster.spec.storage.retention.when_deleted == "Delete"
-    if wants_owner == owned(volume.manifest, cluster) and not grows(cluster, volume):
+    same = wants_owner == owned(volume.manifest, cluster) and noted == volume.member
+    if same and not grows(cluster, volume):
         return None
     size = cluster.spec.storage.size if grows(cluster, volume) else requested(volume)
     return {
@@ -32,10 +36,17 @@ def claim(cluster: Cluster, volume: Volume) -> Manifest | None:
             "namespace": cluster.namespace,
             # A precondition: applied to a claim that is gone, this must not make a new one.
             "uid": volume.uid,
+            **({"annotations": {names.MEMBER_ANNOTATION: noted}} if noted else {}),
             **({"ownerReferences": [names.owner(cluster.name, cluster.uid, controller=False)]} if wants_owner else {}),
         },
         "spec": {"resources": {"requests": {"storage": size}}},
     }
+
+
+def ours(cluster: Cluster, volume: Volume) -> bool:
+    """Made for this very object, or taken over with the cluster that is on it."""
+    latch = cluster.status.bootstrap
+    return volume.cluster_uid == cluster.uid or (latch is not None and latch.adopted)
 
 
 def requested(volume: Volume) -> str:

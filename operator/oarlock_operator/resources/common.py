@@ -28,6 +28,13 @@ def child(cluster: Cluster, api: str, kind: str, name: str, **body: Any) -> Mani
     return manifest
 
 
+def orphaned(manifest: Manifest, cluster: Cluster) -> bool:
+    """Made by an operator for a RaftCluster of this name that was deleted with `--cascade=orphan`, and now nobody's?"""
+    meta = manifest["metadata"]
+    marked = names.labels(cluster.name).items() <= meta.get("labels", {}).items()
+    return not meta.get("ownerReferences") and marked and names.DESIRED_ANNOTATION in meta.get("annotations", {})
+
+
 def owned(manifest: Manifest, cluster: Cluster) -> bool:
     """Is this live object a child of this very RaftCluster (and not of an earlier one of the same name)?"""
     return any(reference["uid"] == cluster.uid for reference in manifest["metadata"].get("ownerReferences", []))

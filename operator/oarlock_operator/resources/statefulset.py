@@ -9,9 +9,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import dataclass
 from typing import Any
 
 from .. import names
+from ..quantities import quantity
 from ..world import Cluster, Manifest
 from .common import child
 
@@ -20,8 +24,26 @@ GRACE_SECONDS = 30
 DRAIN_SECONDS = 3  # for endpoints to be withdrawn everywhere before the process is told to stop
 
 
-def statefulset(cluster: Cluster, replicas: int, default_image: str, live: Manifest | None) -> Manifest:
-    """`replicas` is the diagnosis's, which knows about membership; `live` is the existing object, if any."""
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A pod template. `hash` is of what the operator rendered, before the API server added its defaults."""
+
+    hash: str
+    body: Manifest
+
+
+def template(cluster: Cluster, default_image: str) -> Template:
+    """What the spec asks for."""
+    body = {"metadata": {"labels": names.labels(cluster.name)}, "spec": _pod(cluster, default_image)}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return Template(hashlib.sha256(text.encode()).hexdigest()[:16], body)
+
+
+def statefulset(cluster: Cluster, replicas: int, template: Template, live: Manifest | None) -> Manifest:
+    """`replicas` is the diagnosis's, which knows about membership; `live` is the existing object, if any.
+
+    The mark of what was applied counts the template by its hash: the live one, kept, is no difference.
+    """
     fixed = live["spec"] if live is not None else {}
     spec = {
         "replicas": replicas,
@@ -32,12 +54,22 @@ def statefulset(cluster: Cluster, replicas: int, default_image: str, live: Manif
         # The StatefulSet never deletes a volume: the operator does, once the membership is committed.
         "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
         "volumeClaimTemplates": _claims(fixed.get("volumeClaimTemplates"), cluster),
-        "template": {
-            "metadata": {"labels": names.labels(cluster.name)},
-            "spec": _pod(cluster, default_image),
-        },
+        "template": template.hash,
     }
-    return child(cluster, "apps/v1", "StatefulSet", cluster.name, spec=spec)
+    manifest = child(cluster, "apps/v1", "StatefulSet", cluster.name, spec=spec)
+    manifest["spec"]["template"] = template.body
+    manifest["metadata"]["annotations"][names.TEMPLATE_ANNOTATION] = template.hash
+    return manifest
+
+
+def claims_outlived(cluster: Cluster, live: Manifest) -> bool:
+    """Would the volumes that this StatefulSet makes from now on be smaller than asked for, or another object's?"""
+    for claim in live["spec"].get("volumeClaimTemplates", []):
+        size = claim["spec"]["resources"]["requests"]["storage"]
+        made_for = claim["metadata"].get("labels", {}).get(names.CLUSTER_UID_LABEL)
+        if quantity(size) < quantity(cluster.spec.storage.size) or made_for != cluster.uid:
+            return True
+    return False
 
 
 def _claims(live: list[Manifest] | None, cluster: Cluster) -> list[Manifest]:

@@ -12,8 +12,10 @@ from oarlock.wire.admin import MemberModel, State
 from .. import names
 from ..actions import Configure, Decision, Wait
 from ..diagnose import Diagnosis, everybody
+from ..evidence import condemned
 from ..world import Seen, World
 from .found import note_needed
+from .volumes import obstacle
 
 
 def grow(world: World, diagnosis: Diagnosis) -> Decision | None:
@@ -24,12 +26,12 @@ def grow(world: World, diagnosis: Diagnosis) -> Decision | None:
     missing = [ordinal for ordinal in range(diagnosis.target) if ordinal not in taken]
     if not missing:
         return None
-    ready = [seen for seen in (world.at(ordinal) for ordinal in missing) if seen is not None and _idle(seen)]
+    ready = [seen for seen in (world.at(ordinal) for ordinal in missing) if seen is not None and _idle(world, seen)]
     coming = len(configuration.voters) + sum(member.promote for member in configuration.learners)
     if len(ready) < len(missing) and (coming + len(ready)) % 2 == 0:
         ready = ready[:-1]
     if not ready:
-        return Wait("WaitingForPods", f"Waiting for {_words(world, missing)} before adding them.")
+        return Wait("WaitingForPods", f"Waiting for {_words(world, diagnosis, missing)} before adding them.")
     for seen in ready:
         if world.volume(seen.pod.ordinal) is None:
             return Wait("WaitingForPods", f"{seen.pod.name} has no volume claim yet.")
@@ -55,8 +57,11 @@ def catching_up(world: World, diagnosis: Diagnosis) -> Decision | None:
     return Wait("CatchingUp", f"{', '.join(learners)} copy the data before they become voters.")
 
 
-def _idle(seen: Seen) -> bool:
-    return seen.status is not None and seen.status.state is State.IDLE and not seen.pod.terminating
+def _idle(world: World, seen: Seen) -> bool:
+    """Empty, and there to stay."""
+    volume = world.volume(seen.pod.ordinal)
+    ending = seen.pod.terminating or (volume is not None and volume.terminating)
+    return seen.status is not None and seen.status.state is State.IDLE and not ending
 
 
 def _member(world: World, seen: Seen) -> MemberModel:
@@ -70,11 +75,13 @@ def _member(world: World, seen: Seen) -> MemberModel:
     )
 
 
-def _words(world: World, ordinals: list[int]) -> str:
+def _words(world: World, diagnosis: Diagnosis, ordinals: list[int]) -> str:
     words = []
     for ordinal in ordinals:
-        seen = world.at(ordinal)
-        if seen is None:
+        seen, volume, why_new = world.at(ordinal), world.volume(ordinal), condemned(world, ordinal)
+        if volume is not None and why_new:
+            why = f"its volume claim {volume.name} {why_new}. {obstacle(world, diagnosis, volume)}".strip(" .")
+        elif seen is None:
             why = "not there yet"
         elif seen.status is None:
             why = seen.why

@@ -8,30 +8,65 @@ from __future__ import annotations
 
 from oarlock.wire.admin import State
 
-from ..actions import Configure, Decision, Reset, Wait
+from ..actions import Configure, Decision, Reset, Transfer, Wait
 from ..diagnose import Diagnosis, answers, everybody
 from ..world import World, quorum, voters_of
+from .volumes import obstacle
 
 
 def remove_lost(world: World, diagnosis: Diagnosis) -> Decision | None:
-    """Take the first lost member out. Its place is filled by the rule that adds members."""
+    """Take the first lost member out that may go. Its place is filled by the rule that adds members.
+
+    Those whose disk is gone already come before those that are given up and take part still.
+    """
     configuration, leader = diagnosis.configuration, diagnosis.leader
-    if configuration is None or leader is None:
+    if configuration is None or leader is None or leader.status is None:
         return None
-    for victim in sorted(diagnosis.lost):
-        remaining = voters_of(configuration) - {victim}
-        if not remaining or len(diagnosis.participating & remaining) < quorum(len(remaining)):
-            return Wait(
-                "CannotReplace",
-                f"{victim} lost its disk, but without it too few members would take part to go on safely.",
-            )
+    whole = len(configuration.voters) >= diagnosis.target and not configuration.learners
+    refusal: Wait | None = None
+    for victim, loss in sorted(diagnosis.losses.items(), key=lambda item: (item[1].given_up, item[0])):
+        if loss.given_up and not whole:
+            continue  # one at a time: what it holds is needed until the last one that left is back
+        wait = _may_not_go(world, diagnosis, victim)
+        if wait is not None:
+            refusal = refusal or wait
+            continue
+        if victim == leader.status.node_id:
+            match = {id_: peer.match_index for id_, peer in leader.status.peers.items()}
+            heirs = sorted(diagnosis.participating - {victim})
+            target = max(heirs, key=lambda id_: (id_ not in diagnosis.lost, match.get(id_, -1)))
+            return Transfer(leader.pod, target, f"{victim} leads, and its disk is lost: {loss.why}")
         return Configure(
             leader=leader.pod,
             voters=tuple(member for member in configuration.voters if member.id != victim),
             learners=tuple(member for member in configuration.learners if member.id != victim),
             if_config=configuration.id,
-            why=f"{victim} lost its disk",
+            why=f"the disk of {victim} is lost: {loss.why}",
         )
+    return refusal
+
+
+def _may_not_go(world: World, diagnosis: Diagnosis, victim: str) -> Wait | None:
+    assert diagnosis.configuration is not None
+    loss = diagnosis.losses[victim]
+    remaining = voters_of(diagnosis.configuration) - {victim}
+    staying = diagnosis.participating & remaining
+    if not remaining or len(staying) < quorum(len(remaining)):
+        away = ", ".join(sorted(remaining - staying))
+        return Wait(
+            "CannotReplace",
+            f"The disk of {victim} is lost ({loss.why}), but without it too few members would take part to go on "
+            f"safely{f': {away} must take part again' if away else ''}.",
+        )
+    if not loss.given_up:
+        return None
+    volume = world.volume(world.ordinal(victim) or 0)
+    if volume is not None and volume.terminating:
+        ordinal_stays = volume.ordinal < diagnosis.target
+        if ordinal_stays and (why := obstacle(world, diagnosis, volume, victim)):
+            return Wait("PodCreationBlocked", f"{volume.name} is being deleted under {victim}. {why}")
+    elif away := ", ".join(sorted(remaining - staying)):
+        return Wait("CannotReplace", f"{victim} is given up; {away} must take part before it is removed.")
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from oarlock.wire.admin import StatusAnswer
 
-from ..actions import Configure, Decision, DeleteVolume, Transfer, Wait
+from ..actions import Configure, Decision, Transfer, Wait
 from ..diagnose import Diagnosis, everybody
 from ..world import World, voters_of
 
@@ -42,21 +42,6 @@ def shrink(world: World, diagnosis: Diagnosis) -> Decision | None:
         if_config=configuration.id,
         why=f"removing {', '.join(sorted(victims))}",
     )
-
-
-def drop_volumes(world: World, diagnosis: Diagnosis) -> Decision | None:
-    """With `whenScaled: Delete`, delete the claim of a member that the confirmed configuration lacks, its pod gone."""
-    configuration = diagnosis.configuration
-    if world.cluster.spec.storage.retention.when_scaled != "Delete" or not diagnosis.confirmed or configuration is None:
-        return None
-    members = {world.ordinal(member.id) for member in everybody(configuration)}
-    pods = {pod.ordinal for pod in world.pods}
-    for volume in world.volumes:
-        ours = volume.cluster_uid == world.cluster.uid and not volume.terminating
-        beyond = volume.ordinal >= max(diagnosis.replicas, world.live_replicas or 0)
-        if ours and beyond and volume.ordinal not in members | pods:
-            return DeleteVolume(volume, "its member was removed, and storage.retention.whenScaled is Delete")
-    return None
 
 
 def _most_caught_up(leader: StatusAnswer, staying: frozenset[str]) -> str:
