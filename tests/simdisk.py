@@ -162,6 +162,10 @@ class SimulatedFiles:
             raise
         self._change(file, offset, data)
 
+    def write_durably(self, handle: int, buffers: Sequence[bytes], offset: int) -> None:
+        self.write(handle, buffers, offset)
+        self.sync(handle)
+
     def allocate(self, handle: int, length: int) -> None:
         file, path = self._handles[handle]
         self._begin("allocate", path)

@@ -20,7 +20,7 @@ def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     files = RealFiles()
     handle = files.create(tmp_path / "file")
     real = os.pwritev
-    monkeypatch.setattr(os, "pwritev", lambda fd, buffers, offset: real(fd, [b"".join(buffers)[:5]], offset))
+    monkeypatch.setattr(os, "pwritev", lambda fd, buffers, *rest: real(fd, [b"".join(buffers)[:5]], *rest))
     files.write(handle, (b"0123", b"4567", b"89"), 3)
     monkeypatch.undo()
     assert files.read(handle, 100, 0) == b"\0\0\x000123456789"
@@ -38,15 +38,39 @@ def test_short_reads_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert read_file(files, tmp_path / "file") == b"0123456789"
 
 
-def test_syncs_are_timed(tmp_path: Path) -> None:
-    times: list[float] = []
-    files = RealFiles(times.append)
+def test_replacing_leaves_no_temporary_file(tmp_path: Path) -> None:
+    files = RealFiles()
     replace_file(files, tmp_path / "file", b"a")
     replace_file(files, tmp_path / "file", b"b")
-    assert len(times) == 2
-    assert min(times) > 0
     assert read_file(files, tmp_path / "file") == b"b"
     assert files.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_durable_write_is_synced_in_one_call_or_in_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool
+) -> None:
+    calls: list[str] = []
+    write, sync = os.pwritev, os.fdatasync
+
+    def pwritev(handle: int, buffers: list[bytes], offset: int, flags: int) -> int:
+        calls.append("durable" if flags == os.RWF_DSYNC else "write")
+        if flags and not supported:
+            raise OSError(errno.EOPNOTSUPP, "no such flag here")
+        return write(handle, [buffers[0][:3]], offset, flags)  # cut short, as a signal would
+
+    def fdatasync(handle: int) -> None:
+        calls.append("sync")
+        sync(handle)
+
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    files = RealFiles()
+    handle = files.create(tmp_path / "file")
+    files.write_durably(handle, [b"0123", b"4567"], 1)
+    assert read_file(files, tmp_path / "file") == b"\x0001234567"
+    assert calls == (["durable"] * 3 if supported else ["durable", "write", "write", "write", "sync"])
+    files.close(handle)
 
 
 def test_remove_tree(tmp_path: Path) -> None:

@@ -224,15 +224,13 @@ class Wal:
             follows = Position(sequence, offset)
         handle = self._open_handle(segment)
         try:
-            self._files.write(handle, buffers, segment.end)
+            self._files.write_durably(handle, buffers, segment.end)
         except OSError as error:
             # A file system that copies on write can lack space even here. What was torn stands after the end of the log
-            # and links to nothing; the next try writes over it.
+            # and links to nothing; the next try writes all of it anew.
             if space := out_of_space(error, segment.path):
                 raise space from error
             raise self._poisoned(f"cannot write {segment.path}: {error}") from error
-        with self._fatal(f"cannot sync {segment.path}"):
-            self._files.sync(handle)
         self._written_bytes += total
         for frame, keeps_tail in frames:
             segment.note(frame, keeps_tail)
