@@ -161,10 +161,15 @@ def in_313(*command: object) -> list[str]:
     return ["bash", "tests/images/in_base.sh", base.stdout.strip(), str(ROOT), str(CACHE), *told]
 
 
-def pytest_313(report: pathlib.Path) -> list[str]:
+def python_313() -> list[str]:
+    """The command that runs Python 3.13 on this checkout's sources. It sees the project and the cache, not /tmp."""
     sources = f"PYTHONPATH={ROOT}/node:{ROOT}/operator"  # the environment serves every checkout: it holds none
-    pytest = [venv313() / "bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    return in_313("env", sources, *pytest, "tests/unit", "tests/golden")
+    return in_313("env", sources, venv313() / "bin/python")
+
+
+def pytest_313(report: pathlib.Path) -> list[str]:
+    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    return [*python_313(), *pytest, "tests/unit", "tests/golden"]
 
 
 TIERS = (
@@ -177,7 +182,7 @@ TIERS = (
     Tier("charts", 2, ("tests/charts",), needs=(go, conformance)),
     Tier("e2e", 11, ("tests/e2e",), E2E, (root, go, kubernetes, images), options=("-s",)),
 )
-EXTRAS = {"bench": ("etcd-server", "wrk")}  # packages of verbs that are no tiers
+EXTRAS = {"bench": (("etcd-server", "wrk"), python313)}  # what verbs that are no tiers need
 
 # -- running -----------------------------------------------------------------------------------------------------------
 
@@ -198,7 +203,12 @@ def prepare_tier(tier: Tier) -> None:
 
 def prepare_only(name: str) -> int:
     try:
-        install(EXTRAS[name]) if name in EXTRAS else prepare_tier(next(t for t in TIERS if t.name == name))
+        if name in EXTRAS:
+            packages, need = EXTRAS[name]
+            install(packages)
+            need()
+        else:
+            prepare_tier(next(t for t in TIERS if t.name == name))
     except (CannotRun, NotPrepared) as why:
         print(why)
         return 1

@@ -25,11 +25,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import httpx
+from tests import run
 from tests.integration.members import cluster, free_ports
 
 KEYS, VALUE_BYTES = 1000, 256
 VALUE = "x" * VALUE_BYTES
 NAMES = ("a", "b", "c")
+DATA = run.ROOT / "build/bench"  # on one disk for both, and where the members' Python can see it
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _milliseconds(output: str, percentile: str) -> float:
 
 @contextlib.asynccontextmanager
 async def oarlock_cluster(root: pathlib.Path) -> AsyncIterator[str]:
-    async with cluster(root, *NAMES) as running:
+    async with cluster(root, *NAMES, python=run.python_313()) as running:
         yield running.members[await running.leader()].client_url
 
 
@@ -135,9 +137,10 @@ SYSTEMS = {"Oarlock": (oarlock_cluster, oarlock_script), "etcd": (etcd_cluster, 
 
 async def measure(seconds: int, rounds: int) -> dict[tuple[str, Case], list[Figure]]:
     found: dict[tuple[str, Case], list[Figure]] = {}
+    DATA.mkdir(parents=True, exist_ok=True)
     for number in range(rounds):
         for system, (start, script) in SYSTEMS.items():
-            with tempfile.TemporaryDirectory(prefix="oarlock-bench-") as root:
+            with tempfile.TemporaryDirectory(dir=DATA) as root:
                 async with start(pathlib.Path(root)) as url:
                     fill = Case("fill", 16, True)
                     await asyncio.to_thread(wrk, url, script(fill), 16, 2)
@@ -149,9 +152,9 @@ async def measure(seconds: int, rounds: int) -> dict[tuple[str, Case], list[Figu
 
 
 def fsync_milliseconds() -> tuple[float, float]:
-    """p50 and p99 of writing 20 KiB and fdatasync, on the disk of the temporary directory."""
+    """p50 and p99 of writing 20 KiB and fdatasync, on the disk of the members."""
     taken = []
-    with tempfile.NamedTemporaryFile() as file:
+    with tempfile.NamedTemporaryFile(dir=DATA) as file:
         os.pwrite(file.fileno(), bytes(16 << 20), 0)
         os.fsync(file.fileno())
         for n in range(400):
@@ -175,10 +178,11 @@ def table(found: dict[tuple[str, Case], list[Figure]], seconds: int, rounds: int
         lines.append(f"| | ratio | **{ratios[0]:.2f}x** | {ratios[1]:.2f}x | {ratios[2]:.2f}x |")
     p50, p99 = fsync_milliseconds()
     etcd = subprocess.run(["etcd", "--version"], capture_output=True, text=True).stdout.splitlines()[0]
+    python = subprocess.run([*run.python_313(), "--version"], capture_output=True, text=True, check=True).stdout.strip()
     cpu = next((n for n in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if n.startswith("model name")), "?")
     facts = [
         f"Measured {time.strftime('%Y-%m-%d')}: {os.cpu_count()} cores ({cpu.partition(':')[2].strip()}), "
-        f"Linux {platform.release()}, Python {platform.python_version()}, {etcd}.",
+        f"Linux {platform.release()}, {python} (as in the image), {etcd}.",
         f"The disk: writing 20 KiB and fdatasync takes {p50:.2f} ms (p50), {p99:.2f} ms (p99). The three members and",
         f"wrk share the cores. Median of {rounds} rounds of {seconds} s each, the two systems in turn.",
     ]

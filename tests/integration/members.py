@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,8 @@ import httpx
 from oarlock.raft.types import EntryKind
 from oarlock.storage.inspect import scan
 
-OARLOCK = [sys.executable, "-c", "from oarlock.cli import main; main()"]
+PROGRAM = ["-c", "from oarlock.cli import main; main()"]
+OARLOCK = [sys.executable, *PROGRAM]
 
 
 def free_ports(count: int) -> list[int]:
@@ -44,6 +45,7 @@ class MemberProcess:
     root: pathlib.Path
     token_file: pathlib.Path
     options: list[str] = field(default_factory=list)
+    python: Sequence[str] = (sys.executable,)  # the command that runs Python
     ports: list[int] = field(default_factory=lambda: free_ports(3))
     process: subprocess.Popen[bytes] | None = None
 
@@ -70,7 +72,7 @@ class MemberProcess:
     def start(self, *wrapper: str) -> None:
         """`wrapper` goes before the command: `nsenter ...`, `strace ...`."""
         client, peer, ops = self.ports
-        command = [*wrapper, *OARLOCK, "serve", "--name", self.name, "--data-dir", str(self.directory)]
+        command = [*wrapper, *self.python, *PROGRAM, "serve", "--name", self.name, "--data-dir", str(self.directory)]
         command += ["--listen-client", f"127.0.0.1:{client}", "--listen-peer", f"127.0.0.1:{peer}"]
         command += ["--listen-ops", f"127.0.0.1:{ops}", "--cluster-token-file", str(self.token_file)]
         command += ["--log-format", "json", *self.options]
@@ -105,9 +107,12 @@ class MemberProcess:
 class Cluster:
     """Members by name. Everything an operator would do is done through the admin contract."""
 
-    def __init__(self, root: pathlib.Path, options: Iterable[str] = ()) -> None:
+    def __init__(
+        self, root: pathlib.Path, options: Iterable[str] = (), python: Sequence[str] = (sys.executable,)
+    ) -> None:
         self.root = root
         self.options = list(options)
+        self.python = python
         self.members: dict[str, MemberProcess] = {}
         self.token = secrets.token_hex(16)
         self.token_file = root / "token"
@@ -120,7 +125,7 @@ class Cluster:
         await self.http.aclose()
 
     def add(self, name: str) -> MemberProcess:
-        member = MemberProcess(name, self.root, self.token_file, self.options)
+        member = MemberProcess(name, self.root, self.token_file, self.options, self.python)
         self.members[name] = member
         member.start()
         return member
@@ -253,9 +258,11 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def cluster(root: pathlib.Path, *names: str, options: Iterable[str] = ()) -> AsyncIterator[Cluster]:
+async def cluster(
+    root: pathlib.Path, *names: str, options: Iterable[str] = (), python: Sequence[str] = (sys.executable,)
+) -> AsyncIterator[Cluster]:
     """A running cluster, ended whatever happens."""
-    made = Cluster(root, options)
+    made = Cluster(root, options, python)
     try:
         await made.begin(*names)
         yield made
