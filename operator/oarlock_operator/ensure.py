@@ -17,6 +17,7 @@ from .diagnose import Diagnosis, Verdict, everybody
 from .quantities import quantity
 from .resources import budget, claims, network, services, statefulset
 from .resources.common import orphaned, owned
+from .rules.grow import joining
 from .world import Manifest, Volume, World
 
 
@@ -104,7 +105,7 @@ def _budget(world: World, diagnosis: Diagnosis) -> Iterator[Step]:
     live = world.children.get(f"PodDisruptionBudget/{world.cluster.name}")
     if diagnosis.configuration is None or (diagnosis.leader is None and live is not None):
         return  # without a leader nobody knows better than what stands there
-    available = budget.min_available(diagnosis.configuration)
+    available = budget.min_available(diagnosis.configuration, len(joining(world, diagnosis)[1]))
     if available and blocked_claims(world, diagnosis):
         available = len(diagnosis.configuration.voters)  # a pod that leaves now might not come back: allow none
     if available == 0:

@@ -14,10 +14,13 @@ from ..world import Cluster, Manifest, quorum
 from .common import child
 
 
-def min_available(configuration: ConfigurationModel) -> int:
-    """0 means that there shall be no budget."""
+def min_available(configuration: ConfigurationModel, joining: int = 0) -> int:
+    """0 means that there shall be no budget. `joining`: members that the next change adds.
+
+    They count before they are asked for: the leader promotes them by itself, and nobody may be there to raise it then.
+    """
     new = len(configuration.voters)
-    promoted = new + sum(member.promote for member in configuration.learners)
+    promoted = new + sum(member.promote for member in configuration.learners) + joining
     voters = max(new, promoted, len(configuration.outgoing))
     if voters <= 1:
         return 0

@@ -22,14 +22,9 @@ def grow(world: World, diagnosis: Diagnosis) -> Decision | None:
     configuration, leader = diagnosis.configuration, diagnosis.leader
     if configuration is None or leader is None:
         return None
-    taken = {world.ordinal(member.id) for member in everybody(configuration)}
-    missing = [ordinal for ordinal in range(diagnosis.target) if ordinal not in taken]
+    missing, ready = joining(world, diagnosis)
     if not missing:
         return None
-    ready = [seen for seen in (world.at(ordinal) for ordinal in missing) if seen is not None and _idle(world, seen)]
-    coming = len(configuration.voters) + sum(member.promote for member in configuration.learners)
-    if len(ready) < len(missing) and (coming + len(ready)) % 2 == 0:
-        ready = ready[:-1]
     if not ready:
         return Wait("WaitingForPods", f"Waiting for {_words(world, diagnosis, missing)} before adding them.")
     for seen in ready:
@@ -46,6 +41,20 @@ def grow(world: World, diagnosis: Diagnosis) -> Decision | None:
         if_config=configuration.id,
         why=f"adding {', '.join(member.id for member in added)}",
     )
+
+
+def joining(world: World, diagnosis: Diagnosis) -> tuple[list[int], list[Seen]]:
+    """Ordinals without a member, and those of them that the next change adds."""
+    configuration = diagnosis.configuration
+    if configuration is None:
+        return [], []
+    taken = {world.ordinal(member.id) for member in everybody(configuration)}
+    missing = [ordinal for ordinal in range(diagnosis.target) if ordinal not in taken]
+    ready = [seen for seen in (world.at(ordinal) for ordinal in missing) if seen is not None and _idle(world, seen)]
+    coming = len(configuration.voters) + sum(member.promote for member in configuration.learners)
+    if len(ready) < len(missing) and (coming + len(ready)) % 2 == 0:
+        ready = ready[:-1]
+    return missing, ready
 
 
 def catching_up(world: World, diagnosis: Diagnosis) -> Decision | None:
