@@ -255,7 +255,8 @@ def deletes(sim: Sim, eyes: Eyes, live: Manifest, *, orphan: bool = False) -> No
         if any(disk.node_id in group.ids() for group in sim.groups.values()):
             raise Oracle(f"I5: deletes the volume of a member: {name}")
         keep = eyes.cluster.get("spec", {}).get("storage", {}).get("retention", {}).get("whenScaled") != "Delete"
-        if keep and eyes.operation.get("type") != "Replace":
+        beyond = (names.ordinal_of_claim(NAME, name) or 0) >= _replicas_seen(sim, eyes)
+        if keep and beyond:
             raise Oracle(f"N7: deletes {name}, which shall be kept")
         if set(live["metadata"].get("finalizers", [])) - {PROTECTION}:
             raise Oracle(f"N16: deletes {name}, which somebody else holds")

@@ -39,7 +39,7 @@ async def test_a_cluster_is_founded_once_and_reaches_its_size(replicas: int) -> 
     assert sim.calls.count("bootstrap demo-0") == 1
     assert condition(sim, "Available") == ("True", "QuorumHealthy")
     assert condition(sim, "Progressing") == ("False", "Idle")
-    assert condition(sim, "Degraded") == ("False", "AllHealthy")
+    assert condition(sim, "Degraded") == ("False", "EvenSize" if replicas == 2 else "AllHealthy")
     assert status(sim).replicas == status(sim).ready_replicas == replicas
 
 
