@@ -14,13 +14,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
 from charts.dashboards import oarlock as dashboard  # noqa: E402
-from tests.tools import helm  # noqa: E402
+from tests.tools import helm, reference  # noqa: E402
 
 from oarlock_operator import crd  # noqa: E402
 
@@ -54,46 +53,9 @@ def install() -> str:
     return HEAD + done.stdout
 
 
-def reference() -> str:
-    """docs/crd.md: each field of RaftCluster, from the same models."""
-    version = crd.definition()["spec"]["versions"][0]
-    schema = version["schema"]["openAPIV3Schema"]["properties"]
-    lines = [
-        "# RaftCluster: every field",
-        "",
-        "Generated from `operator/oarlock_operator/api` by `tests/tools/render.py`. Group `oarlock.dev`, version "
-        "`v1alpha1`, short name `raft`.",
-        "`metadata.name` is at most 40 characters: lower-case letters, digits and dashes, starting with a letter.",
-    ]
-    for part in ("spec", "status"):
-        lines += ["", f"## {part}", "", "| field | type | default | meaning |", "|---|---|---|---|"]
-        lines += [_row(*field) for field in _fields(part, schema[part])]
-    columns = ", ".join(column["name"] for column in version["additionalPrinterColumns"])
-    lines += ["", f"`kubectl get raft` prints: {columns}.", ""]
-    return "\n".join(lines)
-
-
-def _fields(prefix: str, schema: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    found = []
-    for name, field in schema.get("properties", {}).items():
-        path = f"{prefix}.{name}"
-        found.append((path, field))
-        found += _fields(path, field)
-        found += _fields(f"{path}[]", field.get("items", {}))
-    return found
-
-
-def _row(path: str, field: dict[str, Any]) -> str:
-    kind = "quantity" if field.get("x-kubernetes-int-or-string") else field.get("type", "")
-    if "additionalProperties" in field:
-        kind = "map of quantities"
-    if "enum" in field:
-        kind = " or ".join(f"`{value}`" for value in field["enum"])
-    if "minimum" in field and "maximum" in field:
-        kind += f", {field['minimum']} to {field['maximum']}"
-    default = field.get("default")
-    shown = "" if default in (None, {}, [], "") else f"`{default}`"
-    return f"| `{path}` | {kind} | {shown} | {' '.join(field.get('description', '').split())} |"
+def page() -> str:
+    """docs/crd.md: the tables are made anew, the rest stays."""
+    return reference.fill((ROOT / "docs/crd.md").read_text())
 
 
 def main(arguments: list[str]) -> int:
@@ -104,7 +66,7 @@ def main(arguments: list[str]) -> int:
     # In this order: Helm reads the CRD from the chart's files.
     for file, render in (
         (CHART / "files/raftclusters.yaml", crd.render),
-        (ROOT / "docs/crd.md", reference),
+        (ROOT / "docs/crd.md", page),
         (CHART / "files/dashboards/oarlock.json", dashboard.render),
         (ROOT / "manifests/grafana-dashboard.yaml", lambda: dashboard.config_map(dashboard.render())),
         (ROOT / "manifests/install.yaml", install),
