@@ -27,9 +27,9 @@ def sets(values: dict[str, Any]) -> list[str]:
     return [f"--set-json={key.replace('__', '.')}={json.dumps(value)}" for key, value in values.items()]
 
 
-def template(chart: Path, *flags: object, release: str = "op", **values: Any) -> str:
+def template(chart: Path, *flags: object, release: str = "op", namespace: str = "ns", **values: Any) -> str:
     """What Helm renders; raises AssertionError with what it says."""
-    done = run("template", release, chart, "--namespace", "ns", *flags, *sets(values))
+    done = run("template", release, chart, "--namespace", namespace, *flags, *sets(values))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
