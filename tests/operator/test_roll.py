@@ -146,6 +146,8 @@ def test_followers_go_one_by_one_and_the_leader_last() -> None:
     """Invariant 16."""
     assert removed(decide(rolling())) == 2
     assert removed(decide(rolling(2))) == 1
+    assert removed(decide(rolling(leader=2))) == 1
+    assert removed(decide(rolling(1, leader=2))) == 0
     last = decide(rolling(1, 2))
     assert isinstance(last, Transfer)
     assert last.target in (node_id(1), node_id(2))
@@ -438,6 +440,8 @@ def test_no_pod_is_removed_that_a_quorum_hangs_on(found: World) -> None:
     voters = len(diagnosis.configuration.voters) if diagnosis.configuration else 0
     if isinstance(decision, Transfer):
         assert decision.target in diagnosis.participating
+        old = {node_id(pod.ordinal) for pod in rollout.outdated(found)} & diagnosis.participating
+        assert old == {node_id(decision.leader.ordinal)}, "to one that is updated, and the leader last"
         assert rollout.latched(found)
     if not isinstance(decision, RemovePod):
         return
