@@ -75,6 +75,17 @@ def test_no_probe_asks_for_replay_or_a_quorum() -> None:
     assert statefulset.DRAIN_SECONDS < statefulset.GRACE_SECONDS
 
 
+def test_pods_say_where_their_metrics_are() -> None:
+    template = sts()["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    (ops,) = [port["containerPort"] for port in container["ports"] if port["name"] == "ops"]
+    assert template["metadata"]["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(ops),
+        "prometheus.io/path": "/metrics",
+    }
+
+
 def test_everything_selects_template_labels_only() -> None:
     """Labels that an operator writes are missing on a recreated pod."""
     template = sts()["spec"]["template"]["metadata"]["labels"]
@@ -242,10 +253,10 @@ def test_the_crd_is_a_structural_schema_of_a_fit_size() -> None:
     walk(crd.definition()["spec"]["versions"][0]["schema"], "schema")
 
 
-def test_spec_has_what_the_first_version_has_and_nothing_more() -> None:
+def test_spec_has_these_fields_and_nothing_more() -> None:
     version = crd.definition()["spec"]["versions"][0]
     schema = version["schema"]["openAPIV3Schema"]["properties"]
-    assert list(schema["spec"]["properties"]) == ["replicas", "image", "storage", "resources"]
+    assert list(schema["spec"]["properties"]) == ["replicas", "image", "storage", "resources", "snapshots"]
     assert list(schema["spec"]["properties"]["storage"]["properties"]) == ["size", "storageClassName", "retention"]
     replicas = schema["spec"]["properties"]["replicas"]
     assert (replicas["minimum"], replicas["maximum"], replicas["default"]) == (1, 9, 3)

@@ -21,6 +21,12 @@ from .common import child
 
 USER = 65532
 GRACE_SECONDS = 30
+# For a Prometheus that finds pods by annotations; others have the chart's PodMonitor.
+SCRAPED = {
+    "prometheus.io/scrape": "true",
+    "prometheus.io/port": str(names.OPS_PORT),
+    "prometheus.io/path": "/metrics",
+}
 DRAIN_SECONDS = 3  # for endpoints to be withdrawn everywhere before the process is told to stop
 
 
@@ -34,7 +40,8 @@ class Template:
 
 def template(cluster: Cluster, default_image: str) -> Template:
     """What the spec asks for."""
-    body = {"metadata": {"labels": names.labels(cluster.name)}, "spec": _pod(cluster, default_image)}
+    metadata = {"labels": names.labels(cluster.name), "annotations": SCRAPED}
+    body = {"metadata": metadata, "spec": _pod(cluster, default_image)}
     text = json.dumps(body, sort_keys=True, separators=(",", ":"))
     return Template(hashlib.sha256(text.encode()).hexdigest()[:16], body)
 
