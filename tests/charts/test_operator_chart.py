@@ -103,7 +103,7 @@ def test_values_reach_the_pod() -> None:
 
 def test_the_role_is_no_wider_than_the_code() -> None:
     """Each kind that the port can name, and no other; Secrets are never listed; nothing has a wildcard."""
-    rules = render()["ClusterRole/op-oarlock-operator"]["rules"]
+    rules = [rule for m in render().values() if m["kind"] == "ClusterRole" for rule in m["rules"]]
     granted = {
         (group, resource): set(rule["verbs"])
         for rule in rules
@@ -114,10 +114,10 @@ def test_the_role_is_no_wider_than_the_code() -> None:
     for prefix, plural in kube._PATHS.values():
         group = match[1] if (match := re.fullmatch(r"/apis/([^/]+)/.*", prefix)) else ""
         used.add((group, plural))
-    assert granted.keys() == used | {("oarlock.dev", "raftclusters/status")}
+    assert granted.keys() == used | {("oarlock.dev", "raftclusters/status"), ("", "pods/eviction")}
     assert granted[("", "secrets")] == {"get", "create"}
     assert not any("*" in verbs for verbs in granted.values())
-    assert not granted[("", "pods")] & {"create", "delete", "patch", "update"}
+    assert not granted[("", "pods")] & {"create", "patch", "update"}
 
 
 def test_nothing_is_monitored_where_nobody_serves_monitors() -> None:
@@ -145,6 +145,15 @@ def test_members_are_found_by_the_label_and_port_that_the_operator_gives_them() 
     ports = {port["targetPort"]: port["port"] for port in services.peers_service(world().cluster)["spec"]["ports"]}
     (endpoint,) = monitor["podMetricsEndpoints"]
     assert ports[endpoint["port"]] == names.OPS_PORT
+
+
+def test_in_one_namespace_nothing_looks_at_another() -> None:
+    made = render(watchNamespace="one", metrics__podMonitor="Always")
+    assert made["PodMonitor/op-oarlock-operator-members"]["spec"]["namespaceSelector"] == {"matchNames": ["one"]}
+    assert made[POD]["spec"]["containers"][0]["args"][1] == "one"
+    said = notes(OPERATOR, watchNamespace="one")
+    assert "of namespace one alone" in said
+    assert "kubectl -n one get raftcluster three" in said
 
 
 def test_monitors_can_be_forced_and_forbidden() -> None:
@@ -186,13 +195,14 @@ def test_the_helm_test_is_an_unprivileged_hook_with_the_operators_own_account() 
     operator = made["Deployment/op-oarlock-operator"]["spec"]["template"]["spec"]["containers"][0]
     (container,) = pod["spec"]["containers"]
     assert container["image"] == operator["image"]
-    assert container["args"] == ["http://op-oarlock-operator-metrics:8080/healthz"]
+    assert container["args"] == ["http://op-oarlock-operator-metrics:8080/healthz", ""]
     compile(container["command"][2], "served.py", "exec")
 
 
 def test_long_release_names_make_names_that_a_service_may_have() -> None:
     made = manifests(OPERATOR, "--api-versions", MONITORING, release="r" * 53)
-    assert all(len(m["metadata"]["name"]) <= 63 for m in made.values())
+    roles = ("ClusterRole", "ClusterRoleBinding")  # their names may be longer
+    assert all(len(m["metadata"]["name"]) <= 63 for m in made.values() if m["kind"] not in roles)
     assert len(made) == len(render("--api-versions", MONITORING)), "no two have one name"
 
 

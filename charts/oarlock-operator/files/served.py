@@ -8,7 +8,7 @@ import time
 import httpx
 
 MOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
-KIND = "https://kubernetes.default.svc/apis/oarlock.dev/v1alpha1/raftclusters?limit=1"
+GROUP = "https://kubernetes.default.svc/apis/oarlock.dev/v1alpha1"
 SECONDS = 120.0
 
 
@@ -21,11 +21,13 @@ def answer(url: str, **options: object) -> str:
     return "" if told.status_code == 200 else f"{url}: {told.status_code} {told.text.strip()[:300]}"
 
 
-def main(health: str) -> int:
+def main(health: str, namespace: str) -> int:
+    """`namespace` is the one that the operator watches; empty for all."""
+    kind = f"{GROUP}/namespaces/{namespace}/raftclusters?limit=1" if namespace else f"{GROUP}/raftclusters?limit=1"
     context = ssl.create_default_context(cafile=str(MOUNT / "ca.crt"))
     headers = {"Authorization": f"Bearer {(MOUNT / 'token').read_text()}"}
     deadline = time.monotonic() + SECONDS
-    while why := answer(health) or answer(KIND, verify=context, headers=headers):
+    while why := answer(health) or answer(kind, verify=context, headers=headers):
         if time.monotonic() > deadline:
             print(why)
             return 1
@@ -35,4 +37,4 @@ def main(health: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))
