@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Everything that is generated and checked in: the CRD (from the models), docs/crd.md, manifests/install.yaml, and the
-Grafana dashboard in the chart and as a manifest.
+"""Everything that is generated and checked in: the CRD (from the models), docs/crd.md, the values in docs/helm.md,
+manifests/install.yaml, and the Grafana dashboard in the chart and as a manifest.
 
     render.py --write     write them
     render.py --check     say which differ, and fail
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
 from charts.dashboards import oarlock as dashboard  # noqa: E402
-from tests.tools import helm, reference  # noqa: E402
+from tests.tools import helm, reference, values  # noqa: E402
 
 from oarlock_operator import crd  # noqa: E402
 
@@ -58,6 +58,11 @@ def page() -> str:
     return reference.fill((ROOT / "docs/crd.md").read_text())
 
 
+def helm_page() -> str:
+    """docs/helm.md: its tables are made anew, the rest stays."""
+    return values.fill((ROOT / "docs/helm.md").read_text())
+
+
 def main(arguments: list[str]) -> int:
     if arguments not in (["--write"], ["--check"]):
         print(__doc__, file=sys.stderr)
@@ -67,6 +72,7 @@ def main(arguments: list[str]) -> int:
     for file, render in (
         (CHART / "files/raftclusters.yaml", crd.render),
         (ROOT / "docs/crd.md", page),
+        (ROOT / "docs/helm.md", helm_page),
         (CHART / "files/dashboards/oarlock.json", dashboard.render),
         (ROOT / "manifests/grafana-dashboard.yaml", lambda: dashboard.config_map(dashboard.render())),
         (ROOT / "manifests/install.yaml", install),
