@@ -226,14 +226,22 @@ async def test_writer_that_recovers_is_left_alone() -> None:
     assert not transport.aborted
 
 
-async def test_idle_kept_alive_connection_is_not_swept() -> None:
-    """Between requests uvicorn's own keep-alive time-out holds; the sweep must not cut a request's head short."""
+async def test_an_idle_connection_is_kept_for_a_while_and_then_closed() -> None:
+    """Between requests neither the head's time-out nor the body's counts; the idle one does, anew after each answer."""
     port = Port()
     protocol, transport = port.connect()
     protocol.data_received(GET)
     await port.settle()
-    protocol.sweep(asyncio.get_running_loop().time() + 1000)
+    idle = Limits().idle_seconds
+    protocol.sweep(asyncio.get_running_loop().time() + idle - 1)
     assert not transport.closed
+    protocol.data_received(GET[:10])  # the next one begins: now it is the head that counts
+    assert protocol.idle_since is None
+    protocol.data_received(GET[10:])
+    await port.settle()
+    assert transport.written.count(b"HTTP/1.1 200") == 2
+    protocol.sweep(asyncio.get_running_loop().time() + idle + 1)
+    assert transport.closed
 
 
 async def test_pipelined_requests_end_with_their_connection() -> None:

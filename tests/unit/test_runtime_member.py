@@ -24,12 +24,13 @@ def refused(cluster: Cluster, payload: bytes) -> tuple[str, str, int]:
 
 
 def lone_leader(cluster: Cluster) -> tuple[str, str]:
-    """A leader cut off with two proposals that nobody else has, b"lost-1" and b"lost-2"; and the rest of the names."""
+    """A leader cut off with two entries that nobody else has, b"lost-1" and b"lost-2"; and the rest of the names."""
     old = cluster.elect()
     rest = "".join(id[0] for id in cluster.sites if id[0] != old)
     cluster.split(old, rest)
     cluster.submit(old, b"lost-1")
     cluster.submit(old, b"lost-2")
+    cluster.run(2 * cluster[old].limits.gather_seconds)  # the second gathers behind the first for so long
     return old, rest
 
 
@@ -518,6 +519,7 @@ def test_uncommitted_bound_without_quorum() -> None:
     cluster.split(*"abc")
     for number in range(5):
         cluster.submit(leader, b"%d" % number * 400)
+        cluster.run(2 * cluster[leader].limits.gather_seconds)  # an entry each
     assert cluster.refusals
     assert {(r.code, r.status, r.outcome) for r in cluster.refusals.values()} == {("overloaded", 429, "not_applied")}
     cluster.heal()
@@ -713,3 +715,42 @@ def test_a_burst_begins_to_be_replicated_while_the_rest_is_read() -> None:
     for n in range(40):
         member.submit(Command(b"more"), n, cluster.now)
         assert not member.could_begin
+
+
+def test_few_commands_gather_while_an_entry_is_under_way() -> None:
+    """They go when that entry is applied, when enough have come, or when their patience is over, never later."""
+    cluster = Cluster("abc")
+    leader = cluster.elect()
+    member, core = cluster[leader], cluster[leader].core
+    cluster.run(0.1)
+    last = core.last_index
+
+    def send(count: int, seconds: float = 0.0) -> int:
+        """`count` more commands and, `seconds` later, a turn; how many entries were proposed since the election."""
+        for _ in range(count):
+            member.submit(Command(b"x"), None, cluster.now)
+        member.turn(cluster.now + seconds, 0)
+        return core.last_index - last
+
+    gather = member.limits.gather_seconds
+    assert send(1) == 1  # nothing was under way
+    assert send(2) == 1  # gathers behind it
+    assert not member.has_work()
+    assert member.deadline == cluster.now + gather  # the driver must come back
+    assert send(0, gather) == 2  # patience is over
+    assert send(member.limits.gather_commands - 1) == 2
+    assert send(1) == 3  # enough have come
+
+
+def test_what_gathers_goes_when_the_entry_before_it_is_applied() -> None:
+    cluster = Cluster("abc")
+    leader = cluster.elect()
+    member = cluster[leader]
+    cluster.run(0.1)
+    last = member.core.last_index
+    cluster.submit(leader, b"first")
+    member.submit(Command(b"second"), None, cluster.now)
+    began = cluster.now
+    while member.core.last_index < last + 2:
+        cluster.run(0.0002)
+    assert cluster.now - began < member.limits.gather_seconds + 0.001

@@ -43,6 +43,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.head_since: float | None = None  # a request's head is awaited since then
         self.body_since: float | None = None
         self.stalled_since: float | None = None
+        self.idle_since: float | None = None  # the last answer is out, and nothing has come since
         self.head_bytes = 0
         self.active: RequestResponseCycle | None = None
 
@@ -55,13 +56,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self.head_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.head_since = self.body_since = self.stalled_since = None
+        self.head_since = self.body_since = self.stalled_since = self.idle_since = None
         self._let_go()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self.ended:
             return
+        self.idle_since = None
         head_only = self.head_since is not None
         super().data_received(data)
         if head_only and self.head_since is not None and not self.ended:
@@ -104,6 +106,17 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self.ended:
             super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """As uvicorn's, but for its timer, which would be made and dropped for every request: the sweep looks."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self.idle_since = self.loop.time()
+
     def pause_writing(self) -> None:
         self.stalled_since = self.loop.time()
         super().pause_writing()
@@ -121,6 +134,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self.ended = True
             self.rejected["stalled_answer"] += 1
             self.transport.abort()
+        elif self.idle_since is not None and now - self.idle_since > limits.idle_seconds:
+            self.transport.close()
         elif self.head_since is not None and now - self.head_since > limits.head_seconds:
             why = f"the request's head was not complete after {limits.head_seconds:g} s"
             self.end("slow_head", ApiError(408, "request_timeout", why, retryable=True))

@@ -46,6 +46,7 @@ class Member:
         self.in_flight_bytes = 0
         self.refused: dict[str, int] = {}
         self._queue: deque[Pending] = deque()
+        self._gathered = False  # the first in the queue has waited long enough for others
         self._handed: dict[int, Handed] = {}
         self._forwards = Forwards(first_number)
         self._reads = Reads(core, self.limits.waiting_reads, first_number)
@@ -117,6 +118,7 @@ class Member:
 
     def tick(self, now: float) -> None:
         self._ticked_at = now
+        self._see_gathered(now)
         self.core.tick(now)
         patience = self.limits.leaderless_seconds
         if not self._leads_somewhere():
@@ -216,17 +218,19 @@ class Member:
         waiting = self._queue or self._reads or self._forwards
         patience = self.core.options.election_timeout_seconds / 4
         pause = min(patience, self.limits.report_seconds) if waiting else self.limits.report_seconds
-        return min(self.core.deadline, self._ticked_at + pause)
+        due = min(self.core.deadline, self._ticked_at + pause)
+        return min(due, self._queue[0].at + self.limits.gather_seconds) if self._gathers else due
 
     def has_work(self) -> bool:
         """Is another turn due at once? True while a queue is longer than one turn takes."""
-        waiting = (bool(self._queue) and self._leads_somewhere()) or self._reads.askable
+        waiting = (bool(self._queue) and self._leads_somewhere() and not self._gathers) or self._reads.askable
         answers = self._outbox or self._answers or self._refusals or self._readable
         return waiting or bool(answers) or self.core.has_ready()
 
     def turn(self, now: float, wall_ms: int) -> Turn:
         """One turn: everything queued becomes one entry (rule 32) or one forward, and the core's effects come out."""
         self._reads.ask(now)
+        self._see_gathered(now)
         self._flush(now, wall_ms)
         ready = self.core.ready(now)
         for read in ready.reads:
@@ -254,10 +258,19 @@ class Member:
     def _flush(self, now: float, wall_ms: int) -> None:
         if not self._queue or not self._leads_somewhere():
             return
-        if self.core.role is Role.LEADER:
-            self._propose(now, wall_ms)
-        else:
+        if self.core.role is not Role.LEADER:
             self._forward(now)
+        elif not self._gathers:
+            self._propose(now, wall_ms)
+
+    def _see_gathered(self, now: float) -> None:
+        self._gathered = bool(self._queue) and now >= self._queue[0].at + self.limits.gather_seconds
+
+    @property
+    def _gathers(self) -> bool:
+        """Does this leader hold a few commands back, for a moment, while an entry of its own is under way?"""
+        few = 0 < len(self._queue) < self.limits.gather_commands and not self._gathered
+        return few and bool(self._handed) and self.core.role is Role.LEADER and not self.core.transferring
 
     def _next_batch(self) -> list[Pending]:
         """At most 512 commands and 1 MiB; one larger command goes alone."""

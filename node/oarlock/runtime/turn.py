@@ -20,6 +20,8 @@ class Limits:
 
     batch_commands: int = 512
     first_batch_commands: int = 16  # with nothing under way a turn is taken for so many, while more are still read
+    gather_commands: int = 32  # while an entry is under way, fewer than these wait for one another ...
+    gather_seconds: float = 0.002  # ... for so long: an entry costs three disks and three machines as much as ten puts
     batch_bytes: int = 1 << 20
     in_flight_bytes: int = 64 << 20
     waiting_reads: int = 65_536
