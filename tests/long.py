@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 import run
@@ -19,9 +21,28 @@ from tools import evidence
 
 SLOW_DNS = {"OARLOCK_DNS_SECONDS": "30"}  # as real clusters have it: a name that was not there stays away for 30 s
 
+SCENARIOS = "tests/e2e/scenarios"
+
+
+def scenario(file: str, *chosen: str) -> tuple[dict[str, str], list[str]]:
+    """A file of scenarios, or some of its tests, on a Kubernetes of its own."""
+    return SLOW_DNS, [f"{SCENARIOS}/{file}.py", *(["-k", " ".join(chosen)] if chosen else [])]
+
+
 PARTS: dict[str, dict[str, tuple[dict[str, str], list[str]]]] = {
     "e2e": {
         "the first road, with a DNS that forgets slowly": (SLOW_DNS, ["tests/e2e/test_first_road.py"]),
+        "founding": scenario("founding"),
+        "scaling": scenario("scaling", "plain"),
+        "scaling, operator killed": scenario("scaling", "killed"),
+        "rolling": scenario("rolling", "plain"),
+        "rolling, operator killed": scenario("rolling", "killed"),
+        "volumes": scenario("volumes", "not killed"),
+        "volumes, operator killed": scenario("volumes", "killed"),
+        "nodes": scenario("nodes", "not killed"),
+        "nodes, operator killed": scenario("nodes", "killed"),
+        "rebirth": scenario("rebirth"),
+        "operators": scenario("operators_at_work"),
     },
 }
 TIER = {"e2e": "e2e"}  # whose packages and preparations a part needs
@@ -43,16 +64,62 @@ def main() -> int:
         if any(r["scenario"] == name for r in results):
             print(f"{name}: passed before", flush=True)
             continue
-        began = time.monotonic()
-        report = ["-q", "-s", f"--junitxml={run.LOGS}/long-{part}.xml"]
-        code = subprocess.run([sys.executable, "-m", "pytest", *report, *arguments], env={**os.environ, **environment},
-                              cwd=run.ROOT).returncode  # fmt: skip
-        outcome = "passed" if code == 0 else "failed"
-        results.append({"scenario": name, "outcome": outcome, "seconds": round(time.monotonic() - began)})
-        print(f"{name}: {outcome}", flush=True)
+        results.append(one(part, name, environment, arguments))
+        print(f"{name}: {results[-1]['outcome']}", flush=True)
         progress.write_text(json.dumps({"trees": of, "results": results}))
+    results.append(rights(part, list(PARTS[part])))
+    print(f"{results[-1]['scenario']}: {results[-1]['outcome']}\n{results[-1]['said']}")
     print(f"evidence: {evidence.write(part, of, results)}")
     return 0 if all(r["outcome"] == "passed" for r in results) else 1
+
+
+def one(part: str, name: str, environment: dict[str, str], arguments: list[str]) -> dict[str, Any]:
+    """Run a scenario: its outcome, that of each of its tests, and what each disturbance did to the clients."""
+    report, told = run.LOGS / f"long-{part}.xml", run.ROOT / "build/disturbances.jsonl"
+    report.unlink(missing_ok=True)
+    told.unlink(missing_ok=True)
+    kept = {"OARLOCK_DISTURBANCES": str(told), "OARLOCK_AUDIT": str(audit_log(part, name))}
+    command = [sys.executable, "-m", "pytest", "-q", "-s", f"--junitxml={report}", *arguments]
+    began = time.monotonic()
+    code = subprocess.run(command, env={**os.environ, **environment, **kept}, cwd=run.ROOT).returncode
+    return {
+        "scenario": name,
+        "outcome": "passed" if code == 0 else "failed",
+        "seconds": round(time.monotonic() - began),
+        "tests": outcomes(report),
+        "disturbances": [json.loads(line) for line in told.read_text().splitlines()] if told.exists() else [],
+    }
+
+
+def outcomes(report: pathlib.Path) -> dict[str, str]:
+    """`path::name` of each test of a JUnit report."""
+    told = {}
+    for case in ElementTree.parse(report).iter("testcase") if report.exists() else ():
+        name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
+        bad = any(child.tag in ("failure", "error", "skipped") for child in case)
+        told[name] = "failed" if bad or told.get(name) == "failed" else "passed"
+    return told
+
+
+def audit_log(part: str, name: str) -> pathlib.Path:
+    return run.ROOT / f"build/audit-{part}/{name.replace(' ', '-')}.log"
+
+
+def rights(part: str, names: list[str]) -> dict[str, Any]:
+    """Over all scenarios together: was the operator refused anything, and does it have a right that it never used?"""
+    import yaml
+
+    from e2e import audit
+
+    logs = [log for name in names if (log := audit_log(part, name)).exists()]
+    whole = run.ROOT / f"build/audit-{part}.log"
+    whole.write_text("".join(log.read_text() for log in logs))
+    manifests = list(yaml.safe_load_all((run.ROOT / "manifests/install.yaml").read_text()))
+    found = audit.report(whole, audit.rules_of(manifests))
+    said = [f"{found.requests} requests", *found.refusals, *(f"never used: {right}" for right in found.unused)]
+    outcome = "passed" if found.sound and len(logs) == len(names) else "failed"
+    told = {"tests": {"tests/long.py::rights": outcome}, "said": "\n".join(said)}
+    return {"scenario": "the operator's rights, all used and none missing", "outcome": outcome, **told}
 
 
 if __name__ == "__main__":

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import shutil
 import time
 from collections.abc import Iterator
 
 import pytest
-from tests.e2e import operators
+from tests.e2e import audit, operators
 from tests.e2e.cluster import IMAGES, NEXT, ROOT, Kubernetes, next_images, prepared
 from tests.e2e.logs import LogKeeper
 from tests.e2e.raftcluster import Found, RaftCluster, manifest
 
 KEPT = ROOT / "build/test-logs/e2e"
+AUDIT = pathlib.Path(os.environ.get("OARLOCK_AUDIT") or ROOT / "build/audit.log")
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +31,7 @@ def kube() -> Iterator[Kubernetes]:
         print(f"images loaded {time.monotonic() - began:.0f} s after the start", flush=True)
         yield cluster
         dump(cluster, KEPT)
+        keep_audit(cluster)
     finally:
         cluster.stop()
 
@@ -80,6 +83,14 @@ def three(installed: Kubernetes) -> RaftCluster:
     kube = installed
     kube.kubectl("apply", "-f", ROOT / "manifests/samples/three.yaml")
     return RaftCluster(kube, "three")
+
+
+def keep_audit(kube: Kubernetes) -> None:
+    """The audit log, for whoever looks for rights that nobody used; raises AssertionError if a right was missing."""
+    AUDIT.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(kube.state / "audit.log", AUDIT)
+    refusals = audit.report(AUDIT, []).refusals
+    assert not refusals, "the operator was refused:\n" + "\n".join(refusals)
 
 
 def dump(kube: Kubernetes, directory: pathlib.Path) -> None:

@@ -24,6 +24,7 @@ CHECKS: dict[str, list[object]] = {
     "walls": [BIN / "lint-imports"],
     "rendered manifests": [sys.executable, "tests/tools/render.py", "--check"],
     "locked packages": [sys.executable, "tests/tools/locked.py"],
+    "promises": [sys.executable, "tests/tools/promises.py"],
 }
 
 
