@@ -156,7 +156,8 @@ def test_a_scale_of_what_helm_owns_is_a_conflict_at_the_next_upgrade(by_helm: He
     again = ("upgrade", "again", CLUSTER, "-n", KEYS, "--reuse-values")
     refused = by_helm.run(*again)
     assert refused.returncode != 0
-    assert "conflict" in refused.stderr
+    assert "conflict with" in refused.stderr
+    assert ".spec.replicas" in refused.stderr
     by_helm(*again, "--set=replicas=3")
     db.wait_members(3, 120)
 
