@@ -1,4 +1,4 @@
-"""A default that its own format refuses makes the whole CustomResourceDefinition invalid: only an API server says so."""
+"""A default that its own format refuses makes the whole CRD invalid, and only an API server says so."""
 
 from __future__ import annotations
 

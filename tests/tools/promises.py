@@ -77,9 +77,8 @@ def main() -> int:
     faults, pending = judge(promises, [path for tier in TIERS for path in tier.paths], passed(EVIDENCE))
     for line in faults:
         print(f"promise: {line}")
-    print(
-        f"promises: {len(promises) - len(pending)} of {len(promises)} kept by a tier or by evidence, {len(pending)} pending"
-    )
+    kept = len(promises) - len(pending)
+    print(f"promises: {kept} of {len(promises)} kept by a tier or by evidence, {len(pending)} pending")
     for line in pending:
         print(f"  pending: {line}")
     return 1 if faults else 0
