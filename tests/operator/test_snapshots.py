@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from tests.operator.sim import NAME, Crash, Sim
 from tests.operator.worlds import answer, configuration, node_id, world
 
 from oarlock.wire.admin import SnapshotModel
@@ -206,3 +208,24 @@ def test_progressing_does_not_flicker_with_each() -> None:
 def test_an_overlong_request_is_cut() -> None:
     found = asked(request="x" * 1000)
     assert len(snapshots.requested(found.cluster)) == snapshots.REQUEST_LENGTH
+
+
+@pytest.mark.parametrize("effects", range(1, 9))
+async def test_a_request_is_carried_out_though_the_operator_dies(effects: int) -> None:
+    """After any of its side effects; whoever comes next asks again at most the one whose answer was not written."""
+    sim = Sim(3)
+    await sim.run()
+    sim.objects[(names.KIND, NAME)]["metadata"]["annotations"] = {names.SNAPSHOT_ANNOTATION: "a"}
+    before = len(sim.calls)
+    sim.fail_after = effects
+    with contextlib.suppress(Crash):
+        await sim.run(12)
+    sim.fail_after = None
+    sim.now += 60  # the Lease of the dead one ends
+    await sim.run(40, sim.reconciler("operator-2"))
+    taken = [call for call in sim.calls[before:] if call.startswith("snapshot")]
+    assert set(taken) == {f"snapshot {names.pod(NAME, o)}" for o in range(3)}
+    assert len(taken) <= 4
+    status = sim.objects[(names.KIND, NAME)]["status"]
+    assert status["snapshotNow"] == "a"
+    assert all(member["lastSnapshot"]["request"] == "a" for member in status["members"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import httpx
@@ -148,6 +149,27 @@ async def test_snapshot_is_taken_and_served_with_its_digest(tmp_path: Path) -> N
         model = (await status(member)).snapshot
         assert model is not None
         assert model.index == int(fresh.headers["oarlock-snapshot-index"])
+
+
+async def test_a_first_snapshot_that_fails_is_told(tmp_path: Path) -> None:
+    """There is none yet to hang the failure on; until one is taken the log only grows."""
+    async with running_member(tmp_path / "data") as member:
+        assert (await status(member)).snapshot is None
+        place = member.node.directory.snapshots
+        shutil.rmtree(place)
+        place.write_bytes(b"")  # a file where the directory was
+        assert code(await member.peer.post("/admin/snapshot"))[1] == "snapshot_failed"
+        told = (await status(member)).snapshot
+        assert told is not None
+        assert told.index == 0
+        assert told.failure
+        place.unlink()
+        place.mkdir()
+        assert (await member.peer.post("/admin/snapshot")).status_code == 200
+        taken = (await status(member)).snapshot
+        assert taken is not None
+        assert taken.index > 0
+        assert taken.failure is None
 
 
 async def test_reset_is_refused_for_a_member_and_for_another_id(tmp_path: Path) -> None:
