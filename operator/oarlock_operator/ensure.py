@@ -107,7 +107,7 @@ def _budget(world: World, diagnosis: Diagnosis) -> Iterator[Step]:
         return  # without a leader nobody knows better than what stands there
     available = budget.min_available(diagnosis.configuration, len(joining(world, diagnosis)[1]))
     if available and blocked_claims(world, diagnosis):
-        available = len(diagnosis.configuration.voters)  # a pod that leaves now might not come back: allow none
+        available = max(available, len(world.pods))  # a pod that leaves now might not come back: allow none
     if available == 0:
         if live is not None:
             yield DeleteChild(live)

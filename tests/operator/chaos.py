@@ -90,17 +90,21 @@ class Chaos(Sim):
 
     def seen(self, key: Key) -> Manifest | None:
         if self._chance(self.weather.stale) and self._past.get(key):
-            self.counts["stale reads"] += 1
+            self._deceive("stale reads")
             return self._older(key)
         return self.objects.get(key)
 
     def seen_all(self, kind: str) -> list[Manifest]:
         if not self._chance(2 * self.weather.stale):
             return [item for (of, _), item in sorted(self.objects.items()) if of == kind]
-        self.counts["stale reads"] += 1
+        self._deceive("stale reads")
         keys = sorted(key for key in self._past if key[0] == kind)
         found = [self._older(key) if self._chance(0.4) else self.objects.get(key) for key in keys]
         return [item for item in found if item is not None]
+
+    def _deceive(self, how: str) -> None:
+        self.counts[how] += 1
+        self.deceived = 4
 
     def _older(self, key: Key) -> Manifest | None:
         held = self.dice.choice(self._past[key])
@@ -110,7 +114,7 @@ class Chaos(Sim):
         before = self._answers[now.name]
         before.append(now)
         if self._chance(self.weather.stale):
-            self.counts["stale answers"] += 1
+            self._deceive("stale answers")
             return self.dice.choice(before)
         return now
 

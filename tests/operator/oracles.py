@@ -335,8 +335,8 @@ def _back(sim: Sim, group: Group, pods: dict[str, Manifest]) -> None:
 
 def _budget(sim: Sim, group: Group, pods: dict[str, Manifest]) -> None:
     budget = sim.objects.get(("PodDisruptionBudget", NAME))
-    if budget is None or len(group.voters) < 3:
-        return
+    if budget is None or len(group.voters) < 3 or sim.deceived:
+        return  # an older answer may lower it for a pass: nothing that the next one does not put right
     there = {name for name, pod in pods.items() if ready(pod) and "deletionTimestamp" not in pod["metadata"]}
     allowed = max(0, len(there) - int(budget["spec"]["minAvailable"]))
     needed = max(quorum(len(half)) for half in group.halves())

@@ -62,6 +62,7 @@ class Sim:
         self.stale = 0.0  # chance that a read from the API server is as old as the last `settle`
         self.past: dict[Key, Manifest] = {}
         self.disrupted: set[str] = set()  # members whose pods an operator removed, and that are not back
+        self.deceived = 0  # passes until an operator that saw something old has surely seen what is
         self.founded: dict[str, str] = {}  # cluster id in the latch, by uid of the RaftCluster
         self.watch: list[Callable[[str], None]] = []  # told of each side effect, after it
         self.now = 1000.0

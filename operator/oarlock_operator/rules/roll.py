@@ -44,16 +44,22 @@ def mend(world: World, diagnosis: Diagnosis) -> Decision | None:
         return None
     if (given_up := _give_up(world, diagnosis)) is not None:
         return given_up
-    broken = [pod for pod in rollout.outdated(world) if _idle_pod(world, diagnosis, pod)]
+    # A claim that is ending keeps pods of its and all later ordinals from being made; those before it come back.
+    ends = min((one.ordinal for one in world.volumes if one.name in blocked_claims(world, diagnosis)), default=None)
+    outdated = [pod for pod in rollout.outdated(world) if ends is None or pod.ordinal < ends]
+    broken = [pod for pod in outdated if _idle_pod(world, diagnosis, pod)]
     unwritten = rollout.live_hash(world) != rollout.wanted(world).hash
     if not broken and not (unwritten and _missing(world, diagnosis)):
         return None
+    if not unwritten and _moving(world, diagnosis, ends) is not None:
+        return None  # nothing could be removed now: another rule's operation keeps its slot
     # It never waits: what is mended by other rules must not wait for this one, nor this one for other clusters.
     if (first := _begin(world, diagnosis, urgent=True)) is not None:
         return None if isinstance(first, Wait) else first
-    if not broken or _unsettled(world, diagnosis) is not None:
+    if not broken or _moving(world, diagnosis, ends) is not None:
         return None
-    pod = max(broken, key=lambda one: one.ordinal)
+    # Those that are not Ready first: the disruption budget may not let the others go before one of them is back.
+    pod = max(broken, key=lambda one: (not one.ready, one.ordinal))
     return RemovePod(pod, f"{pod.name} takes no part ({_state(world, pod)}) and is made anew from the wanted template")
 
 
@@ -208,16 +214,22 @@ def _unsettled(world: World, diagnosis: Diagnosis) -> str | None:
     """Why no pod may be removed just now, whatever it is."""
     if claims := blocked_claims(world, diagnosis):
         return f"{', '.join(claims)} is being deleted, and a pod removed now might not come back"
-    if ending := [pod.name for pod in world.pods if pod.terminating]:
+    return _moving(world, diagnosis)
+
+
+def _moving(world: World, diagnosis: Diagnosis, ends: int | None = None) -> str | None:
+    """Which pod is on its way out or in; `ends`: the first ordinal that cannot be made now, for which nobody waits."""
+    if ending := [pod.name for pod in world.pods if pod.terminating and (ends is None or pod.ordinal < ends)]:
         return f"{', '.join(ending)} is ending"
-    if missing := _missing(world, diagnosis):
+    if missing := _missing(world, diagnosis, ends):
         return f"{', '.join(missing)} is not there yet"
     return None
 
 
-def _missing(world: World, diagnosis: Diagnosis) -> list[str]:
+def _missing(world: World, diagnosis: Diagnosis, ends: int | None = None) -> list[str]:
     there = {pod.ordinal for pod in world.pods}
-    return [f"{world.cluster.name}-{ordinal}" for ordinal in range(diagnosis.replicas) if ordinal not in there]
+    replicas = diagnosis.replicas if ends is None else ends
+    return [f"{world.cluster.name}-{ordinal}" for ordinal in range(replicas) if ordinal not in there]
 
 
 def _not_back(world: World, diagnosis: Diagnosis) -> Iterator[str]:
