@@ -24,7 +24,7 @@ def test_everywhere() -> None:
     assert made[f"ClusterRole/{NAME}-nodes"]["rules"] == BEYOND
     assert not [name for name in made if name.startswith("Role")]
     settings = operator_settings(made)
-    assert settings["OARLOCK_OPERATOR_NAMESPACE"] ["fieldRef"]["fieldPath"] == "metadata.namespace"
+    assert settings["OARLOCK_OPERATOR_NAMESPACE"]["fieldRef"]["fieldPath"] == "metadata.namespace"
     assert "OARLOCK_OPERATOR_WATCH_NAMESPACE" not in settings
 
 
