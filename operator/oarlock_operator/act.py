@@ -54,7 +54,8 @@ class NotNow(Exception):
 async def make(step: Step, world: World, kube: Kube) -> str:
     """Bring one child to what it shall be; says what was done. Raises KubeError."""
     if isinstance(step, Apply):
-        await kube.apply(step.manifest)
+        # What was not there is made, never taken: should somebody have made it meanwhile, the API server refuses.
+        await kube.apply(step.manifest, force="uid" in step.manifest["metadata"])
         return f"applied {step.manifest['kind']}/{step.manifest['metadata']['name']}"
     if isinstance(step, DeleteChild):
         await kube.delete(step.manifest, unchanged=False, orphan=step.orphan)  # its status may change at any time

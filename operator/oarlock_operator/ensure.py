@@ -55,8 +55,12 @@ def taken(world: World) -> list[str]:
 
 
 def ensure(world: World, diagnosis: Diagnosis) -> list[Step]:
-    """What differs, in the order it is to be made. Nothing while deleting, paused, or while a name is taken."""
-    if world.cluster.deleting or world.cluster.paused or taken(world):
+    """What differs, in the order it is to be made. Nothing while deleting or paused.
+
+    Nothing for a new cluster, one of whose names is taken; one that is there keeps its other children as they shall be,
+    the disruption budget before all.
+    """
+    if world.cluster.deleting or world.cluster.paused or (taken(world) and not diagnosis.initialised):
         return []
     return list(_steps(world, diagnosis))
 
@@ -71,10 +75,14 @@ def _steps(world: World, diagnosis: Diagnosis) -> Iterator[Step]:
         network.policy(cluster, world.operator_namespace),
         statefulset.statefulset(cluster, diagnosis.replicas, rollout.to_write(world), world.statefulset),
     ]
+    others = taken(world)
     for manifest in wanted:
-        live = world.children.get(f"{manifest['kind']}/{manifest['metadata']['name']}")
+        key = f"{manifest['kind']}/{manifest['metadata']['name']}"
+        live = world.children.get(key)
+        if key in others:
+            continue
         if live is None or ("deletionTimestamp" not in live["metadata"] and not covers(live, manifest)):
-            yield Apply(manifest)
+            yield Apply(_this(manifest, live))
     yield from _budget(world, diagnosis)
     for volume in world.volumes:
         if (manifest_ := claims.claim(cluster, volume, _member_on(world, diagnosis, volume))) is not None:
@@ -89,6 +97,8 @@ def _renewed(world: World, diagnosis: Diagnosis) -> Iterator[Step]:
     has grown and nothing is under way, and for a cluster in which everybody takes part.
     """
     live, cluster = world.statefulset, world.cluster
+    if taken(world):
+        return
     if live is None or "deletionTimestamp" in live["metadata"] or diagnosis.verdict is not Verdict.HEALTHY:
         return
     busy = cluster.status.operation is not None or not diagnosis.confirmed or diagnosis.losses
@@ -103,6 +113,8 @@ def _renewed(world: World, diagnosis: Diagnosis) -> Iterator[Step]:
 
 def _budget(world: World, diagnosis: Diagnosis) -> Iterator[Step]:
     live = world.children.get(f"PodDisruptionBudget/{world.cluster.name}")
+    if live is not None and f"PodDisruptionBudget/{world.cluster.name}" in taken(world):
+        return
     if diagnosis.configuration is None or (diagnosis.leader is None and live is not None):
         return  # without a leader nobody knows better than what stands there
     available = budget.min_available(diagnosis.configuration, len(joining(world, diagnosis)[1]))
@@ -114,7 +126,7 @@ def _budget(world: World, diagnosis: Diagnosis) -> Iterator[Step]:
         return
     manifest = budget.budget(world.cluster, available)
     if live is None or not covers(live, manifest):
-        yield Apply(manifest)
+        yield Apply(_this(manifest, live))
 
 
 def _member_on(world: World, diagnosis: Diagnosis, volume: Volume) -> str:
@@ -124,6 +136,12 @@ def _member_on(world: World, diagnosis: Diagnosis, volume: Volume) -> str:
         return ""
     member = any(one.id == seen.status.node_id for one in everybody(diagnosis.configuration))
     return seen.status.node_id if member and seen.status.volume_uid == volume.uid else ""
+
+
+def _this(manifest: Manifest, live: Manifest | None) -> Manifest:
+    """With the uid of what was seen: should another object stand there now, it is not ours to change."""
+    uid = {} if live is None else {"uid": live["metadata"]["uid"]}
+    return {**manifest, "metadata": {**manifest["metadata"], **uid}}
 
 
 def blocked_claims(world: World, diagnosis: Diagnosis) -> list[str]:

@@ -244,8 +244,7 @@ def deletes(sim: Sim, eyes: Eyes, live: Manifest, *, orphan: bool = False) -> No
     _may_act(eyes)
     name = live["metadata"]["name"]
     if live["kind"] == "Pod":
-        seen = eyes.objects.get(("Pod", name), {})
-        if ready(live) or ready(seen):
+        if ready(live):
             raise Oracle(f"N4: deletes {name}, which is Ready, instead of evicting it")
         _removes(sim, eyes, live)
     if live["kind"] == "StatefulSet" and not orphan:
@@ -255,7 +254,8 @@ def deletes(sim: Sim, eyes: Eyes, live: Manifest, *, orphan: bool = False) -> No
         if any(disk.node_id in group.ids() for group in sim.groups.values()):
             raise Oracle(f"I5: deletes the volume of a member: {name}")
         keep = eyes.cluster.get("spec", {}).get("storage", {}).get("retention", {}).get("whenScaled") != "Delete"
-        beyond = (names.ordinal_of_claim(NAME, name) or 0) >= _replicas_seen(sim, eyes)
+        least = max((group.min_voters for group in sim.groups.values()), default=0)
+        beyond = (names.ordinal_of_claim(NAME, name) or 0) >= max(_replicas_seen(sim, eyes), least)
         if keep and beyond:
             raise Oracle(f"N7: deletes {name}, which shall be kept")
         if set(live["metadata"].get("finalizers", [])) - {PROTECTION}:

@@ -73,6 +73,8 @@ class FakeKube:
         for precondition in ("uid", "resourceVersion"):
             if precondition in meta and (live is None or live["metadata"][precondition] != meta[precondition]):
                 raise KubeError(409, f"{precondition} differs")
+        if not force and live is not None and (*key, manager) not in sim.managed:
+            raise KubeError(409, "conflict with another manager")
         oracles.applies(sim, self.eyes, manifest, live, subresource)
         before = sim.managed.get((*key, manager), {})
         merged = merge(copied(live) or {}, {k: v for k, v in manifest.items() if k != "metadata" or not subresource})

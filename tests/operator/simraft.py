@@ -164,7 +164,7 @@ def promote(group: Group, disks: dict[str, Disk], up: set[str]) -> bool:
     caught_up = all(
         m.id in up and m.id in disks and disks[m.id].log >= max(group.place[1], group.acked) for m in coming
     )
-    if not coming or not caught_up or not group.committed or not group.leader:
+    if not coming or not caught_up or not group.committed or group.leader not in disks:
         return False
     group.remember()
     group.outgoing, group.committed = list(group.voters), False

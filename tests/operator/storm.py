@@ -38,6 +38,7 @@ RESOURCES = (
     {"requests": {"cpu": "1000"}},  # fits nowhere
     None,
 )
+KINDS = {"RollingUpdate": "rolls", "Replace": "replacements", "ScaleOut": "scale-outs", "ScaleIn": "scale-ins"}
 PASSES_TO_HEAL = 150
 PASSES_TO_REST = 10
 SECONDS_A_PASS = 6.0
@@ -68,8 +69,19 @@ class Story:
         spec = {"storage": {"size": "1Gi", "retention": retention}}
         self.sim = Chaos(self.dice.choice((1, 2, 3, 3, 3, 5)), seed=self.seed, spec=spec)
         self.sim.counts = self.counts
+        self.sim.watch.append(self.count)
         self.operators: list[Reconciler] = []
+        self.operation: tuple[object, object] = (None, None)
         self.hired = 0
+
+    def count(self, what: str) -> None:
+        """Evictions, and operations as they begin: each is written down once."""
+        self.counts["evictions"] += what.startswith("evict ")
+        latch = self.sim.objects.get((names.KIND, NAME), {}).get("status", {}).get("operation") or {}
+        begun = (latch.get("type"), latch.get("target"))
+        if begun != self.operation and (kind := KINDS.get(str(latch.get("type")))):
+            self.counts[kind] += 1
+        self.operation = begun
 
     # ---- operators
 
@@ -141,6 +153,8 @@ class Story:
         for ordinal in range(9):
             sim.hold_claim(ordinal, None)
         sim.annotate(names.PAUSED_ANNOTATION, None)
+        if sim.objects.get(("Service", NAME), {}).get("metadata", {}).get("labels", {}).get("app") == "theirs":
+            del sim.objects[("Service", NAME)]
         # An image that did not come up, for whatever reason, is not tried again: a corrected one is another one.
         sim.edit(image="oarlock/node:0.9.0", resources=None)
         self.operators = self.operators[:1]
@@ -342,6 +356,30 @@ def _make_again(story: Story) -> None:
     story.operators.clear()
 
 
+def _make_again_without_the_first(story: Story) -> None:
+    """Deleted, the volume of pod 0 too, and made again: the others hold the data."""
+    sim = story.sim
+    if sim.group() is None or not story.may_lose(0):
+        return
+    spec = dict(sim.objects[(names.KIND, NAME)]["spec"])
+    if spec["storage"]["retention"]["whenDeleted"] != "Retain":
+        return
+    sim.delete_cluster()
+    sim.hold_claim(0, None)
+    sim.delete_claim(0)
+    sim.make_cluster(spec.pop("replicas"), spec)
+    story.operators.clear()
+
+
+def _take_a_name(story: Story) -> None:
+    """Somebody else's Service stands where ours stood."""
+    meta = {"name": NAME, "namespace": "default", "labels": {"app": "theirs"}}
+    if ("Service", NAME) in story.sim.objects:
+        del story.sim.objects[("Service", NAME)]
+        story.sim.managed.pop(("Service", NAME, names.MANAGER), None)
+    story.sim.put({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": []}})
+
+
 def _dismiss(story: Story) -> None:
     """The operator dies between two passes, and another one comes."""
     story.operators.clear()
@@ -358,7 +396,7 @@ DEEDS: tuple[Callable[[Story], None], ...] = (
     *(_scale, _scale, _scale, _change_image, _change_image, _change_resources, _grow_volumes, _pause),
     *(_ask_for_a_snapshot, _delete_pod, _delete_pod, _empty_disk, _corrupt_disk, _delete_claim, _release_claims),
     *(_give_a_member_up, _silence, _cut_off, _wake, _wake, _lead, _hold_commits, _power_off, _power_on, _lose_node),
-    *(_drain, _uncordon, _make_again, _dismiss, _second_operator),
+    *(_drain, _uncordon, _make_again, _make_again_without_the_first, _take_a_name, _dismiss, _second_operator),
 )
 
 

@@ -44,9 +44,10 @@ def mend(world: World, diagnosis: Diagnosis) -> Decision | None:
         return None
     if (given_up := _give_up(world, diagnosis)) is not None:
         return given_up
-    # A claim that is ending keeps pods of its and all later ordinals from being made; those before it come back.
-    ends = min((one.ordinal for one in world.volumes if one.name in blocked_claims(world, diagnosis)), default=None)
-    outdated = [pod for pod in rollout.outdated(world) if ends is None or pod.ordinal < ends]
+    ends = _cannot_be_made(world, diagnosis)
+    dying = {one.ordinal for one in world.volumes if one.terminating}  # such a pod holds what is left of its disk
+    outdated = [pod for pod in rollout.outdated(world) if pod.ordinal not in dying]
+    outdated = [pod for pod in outdated if ends is None or pod.ordinal < ends]
     broken = [pod for pod in outdated if _idle_pod(world, diagnosis, pod)]
     unwritten = rollout.live_hash(world) != rollout.wanted(world).hash
     if not broken and not (unwritten and _missing(world, diagnosis)):
@@ -224,6 +225,13 @@ def _moving(world: World, diagnosis: Diagnosis, ends: int | None = None) -> str 
     if missing := _missing(world, diagnosis, ends):
         return f"{', '.join(missing)} is not there yet"
     return None
+
+
+def _cannot_be_made(world: World, diagnosis: Diagnosis) -> int | None:
+    """The first ordinal whose claim is ending and whose pod is not there: it and all later ones are not made."""
+    there = {pod.ordinal for pod in world.pods if not pod.terminating}
+    blocked = [one.ordinal for one in world.volumes if one.name in blocked_claims(world, diagnosis)]
+    return min((ordinal for ordinal in blocked if ordinal not in there), default=None)
 
 
 def _missing(world: World, diagnosis: Diagnosis, ends: int | None = None) -> list[str]:
