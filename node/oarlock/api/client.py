@@ -27,6 +27,7 @@ from oarlock.api.limits import Limits
 from oarlock.api.openapi import add_kv_paths
 from oarlock.api.problems import Headers
 from oarlock.api.status import client_status_answer, cluster_answer
+from oarlock.api.whole import AnswerWhole
 from oarlock.runtime.node import Node
 from oarlock.wire.client import ClientStatusAnswer, ClusterAnswer
 
@@ -47,12 +48,22 @@ class ClientApp:
         self._kv = KvApp(node, limits, counts)
         self._rest = Guarded(client_app(node, self._kv.common), counts, limits.max_admin_body_bytes)
 
+    def takes(self, scope: Scope) -> bool:
+        """May `direct` serve this request, once its body is there?"""
+        return _is_key(scope["raw_path"]) and self._kv.takes(scope)
+
+    def direct(self, scope: Scope, body: bytes, answer: AnswerWhole) -> None:
+        self._kv.direct_put(scope, body, answer)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raw_path: bytes = scope["raw_path"]
-        if raw_path.startswith(PREFIX) and raw_path[len(PREFIX) : len(PREFIX) + 1] in (b"/", b""):
+        if _is_key(scope["raw_path"]):
             await self._kv(scope, receive, send)
         else:
             await self._rest(scope, receive, send)
+
+
+def _is_key(raw_path: bytes) -> bool:
+    return raw_path.startswith(PREFIX) and raw_path[len(PREFIX) : len(PREFIX) + 1] in (b"/", b"")
 
 
 def client_app(node: Node, common: Callable[[], Headers]) -> FastAPI:

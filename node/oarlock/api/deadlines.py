@@ -7,13 +7,19 @@ always the next to expire, and a tick looks at expired ones only.
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
 TICK_SECONDS = 0.1  # how late an expiry may be seen
 
 _EXPIRED = object()
+
+
+class Cancellable(Protocol):
+    """A future, or what stands for one."""
+
+    def cancel(self, msg: object = None) -> object: ...
 
 
 class DeadlineExceeded(Exception):
@@ -23,7 +29,7 @@ class DeadlineExceeded(Exception):
 class Deadlines:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._waiting: dict[asyncio.Future[object], float] = {}
+        self._waiting: dict[Cancellable, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # asking for the running one is a system call before 3.12
 
@@ -34,13 +40,7 @@ class Deadlines:
         """The future's result. Raises DeadlineExceeded after `seconds`, and whatever the future raises."""
         if future.done():
             return future.result()
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
-        key: asyncio.Future[object] = future  # type: ignore[assignment]  # Future is invariant; only cancel() is used
-        self._waiting[key] = loop.time() + self.seconds
-        if self._timer is None:
-            self._timer = loop.call_later(TICK_SECONDS, self._tick, loop)
+        self.watch(future)
         try:
             return await future
         except asyncio.CancelledError as e:
@@ -48,16 +48,28 @@ class Deadlines:
                 raise DeadlineExceeded from None
             raise
         finally:
-            self._waiting.pop(key, None)
+            self.forget(future)
+
+    def watch(self, waiter: Cancellable) -> None:
+        """Cancels `waiter` when its time is over, unless it is forgotten before."""
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        self._waiting[waiter] = loop.time() + self.seconds
+        if self._timer is None:
+            self._timer = loop.call_later(TICK_SECONDS, self._tick, loop)
+
+    def forget(self, waiter: Cancellable) -> None:
+        self._waiting.pop(waiter, None)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         overdue = []
-        for future, deadline in self._waiting.items():
+        for waiter, deadline in self._waiting.items():
             if deadline > now:
                 break
-            overdue.append(future)
-        for future in overdue:
-            del self._waiting[future]
-            future.cancel(msg=_EXPIRED)
+            overdue.append(waiter)
+        for waiter in overdue:
+            del self._waiting[waiter]
+            waiter.cancel(msg=_EXPIRED)
         self._timer = loop.call_later(TICK_SECONDS, self._tick, loop) if self._waiting else None

@@ -32,6 +32,7 @@ from oarlock.api.asgi import (
     respond_problem,
 )
 from oarlock.api.deadlines import DeadlineExceeded, Deadlines
+from oarlock.api.direct import NO_HEADERS, DirectPut, is_small
 from oarlock.api.http_counts import OTHER, HttpCounts
 from oarlock.api.kv_list import ListPages
 from oarlock.api.limits import Limits
@@ -52,6 +53,7 @@ from oarlock.api.problems import ApiError, Headers, bad_request, from_refused, t
 from oarlock.api.whole import SCOPE_KEY, AnswerWhole
 from oarlock.kv import result_number
 from oarlock.machine import Result, Status
+from oarlock.machine.command import Command
 from oarlock.runtime.errors import Refused, stopping
 from oarlock.runtime.node import Node
 
@@ -74,8 +76,6 @@ _PUT_STATUS = {int(Status.CREATED): 201, int(Status.OK): 200}
 _HEADERS = frozenset({b"content-length", b"if-match", b"if-none-match", b"idempotency-key", b"x-request-id", b"accept"})
 _ONCE = frozenset({b"if-match", b"if-none-match", b"idempotency-key"})
 
-NO_HEADERS: Mapping[bytes, bytes] = {}
-
 Answer = tuple[int, Headers, bytes]
 
 
@@ -86,8 +86,8 @@ class KvApp:
         self._node = node
         self._limits = limits
         self._counts = counts
-        self._deadlines = Deadlines(limits.request_seconds)
-        self._list = ListPages(node, limits, self._deadlines)
+        self.deadlines = Deadlines(limits.request_seconds)
+        self._list = ListPages(node, limits, self.deadlines)
         self._place: tuple[int, str, str] = (-1, "", "")  # term, leader and own id that the cached headers stand for
         self._place_headers: Headers = []
         self._request_prefix = os.urandom(6).hex().encode()
@@ -106,11 +106,7 @@ class KvApp:
         try:
             if self._node.stopping:
                 raise stopping()
-            for name, value in scope["headers"]:
-                if name in _HEADERS:
-                    if name in headers and name in _ONCE:
-                        raise bad_request(f"the header {name.decode()} is given twice")
-                    headers[name] = value
+            headers = _headers_of(scope)
             handler = self._handlers.get(method)
             if handler is None:
                 allow = [(b"allow", b"GET, HEAD, PUT, DELETE")]
@@ -166,17 +162,44 @@ class KvApp:
 
     async def _put(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Answer:
         limits = self._limits
-        parameters = parse_query(scope["query_string"], PUT_PARAMETERS)
-        key = key_of(scope["raw_path"], PREFIX, parameters, limits)
-        if_match, create_only = _conditions(headers)
+        key, if_match, create_only = self._put_head(scope, headers)
         announced = headers.get(b"content-length")
         if announced is not None and content_length(announced) > limits.max_body_bytes:
             raise body_too_large(limits.max_body_bytes)
+        value = await read_body(receive, limits.max_body_bytes)
+        result = await self._propose(store.encode_put(key, value, if_match, create_only), headers, grows=True)
+        return self.put_answer(key, result)
+
+    def takes(self, scope: Scope) -> bool:
+        """May `direct_put` serve this request, once its body is there?"""
+        return scope["method"] == "PUT" and is_small(scope)
+
+    def direct_put(self, scope: Scope, value: bytes, answer: AnswerWhole) -> None:
+        """The same as `_put`, answered by a callback. Raises nothing."""
+        put = DirectPut(self, answer)
+        try:
+            if self._node.stopping:
+                raise stopping()
+            put.headers = headers = _headers_of(scope)
+            put.key, if_match, create_only = self._put_head(scope, headers)
+            if len(value) > self._limits.max_body_bytes:
+                raise body_too_large(self._limits.max_body_bytes)
+            payload = store.encode_put(put.key, value, if_match, create_only)
+            self.deadlines.watch(put)
+            self._node.submit(Command(payload, *_once(payload, headers)), put, grows=True)
+        except Exception as e:
+            put.set_exception(e)
+
+    def _put_head(self, scope: Scope, headers: Mapping[bytes, bytes]) -> tuple[bytes, int | None, bool]:
+        """Key, If-Match revision, create only. Raises ApiError, also for the redirect that was asked for."""
+        parameters = parse_query(scope["query_string"], PUT_PARAMETERS)
+        key = key_of(scope["raw_path"], PREFIX, parameters, self._limits)
+        if_match, create_only = _conditions(headers)
         if parameters:
             self._redirect(scope, parameters)
-        value = await read_body(receive, limits.max_body_bytes)
-        payload = store.encode_put(key, value, if_match, create_only)
-        result = await self._propose(payload, headers, grows=True)
+        return key, if_match, create_only
+
+    def put_answer(self, key: bytes, result: Result) -> Answer:
         status = _PUT_STATUS.get(result.status)
         if status is None:
             raise store.refusal(result)
@@ -184,6 +207,9 @@ class KvApp:
         version = result_number(result.body)
         body = b'{%s,"revision":%d,"version":%d}' % (store.json_key(key), revision, version)
         return status, [JSON, (b"etag", b'"%d"' % revision), (b"oarlock-version", b"%d" % version)], body
+
+    def count_put(self, status: int, seconds: float) -> None:
+        self._counts.add(ROUTES["PUT"], status, seconds)
 
     async def _delete(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Answer:
         parameters = parse_query(scope["query_string"], DELETE_PARAMETERS)
@@ -199,14 +225,8 @@ class KvApp:
             return 204, [], b""
         raise store.refusal(result)
 
-    async def _propose(self, payload: bytes, headers: dict[bytes, bytes], *, grows: bool) -> Result:
-        given = headers.get(b"idempotency-key")
-        if given is None:
-            future = self._node.propose(payload, grows=grows)
-        else:
-            fingerprint = blake2b(payload, digest_size=16).digest()
-            future = self._node.propose(payload, idempotency_key(given), fingerprint, grows=grows)
-        return await self._deadlines.wait(future)
+    async def _propose(self, payload: bytes, headers: Mapping[bytes, bytes], *, grows: bool) -> Result:
+        return await self.deadlines.wait(self._node.propose(payload, *_once(payload, headers), grows=grows))
 
     # -- reads ------------------------------------------------------------------------------------------------------
 
@@ -220,7 +240,7 @@ class KvApp:
             stale = stale_allowed(parameters)
             self._redirect(scope, parameters)
         if not stale:
-            await self._deadlines.wait(self._node.read())
+            await self.deadlines.wait(self._node.read())
         found = store.get(self._node.environment, key, revision)
         if found is None:
             raise ApiError(404, "key_not_found", "there is no such key" + (" at that revision" if revision else ""))
@@ -252,6 +272,25 @@ class KvApp:
         target = node.leader_client_url.encode() + scope["raw_path"] + b"?" + scope["query_string"]
         why = "the leader answers this; follow the Location header"
         raise ApiError(307, "redirect", why, retryable=True, headers=[(b"location", target)])
+
+
+def _headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """Those that this module knows. Raises 400 for one that is given twice and must not be."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in _HEADERS:
+            if name in headers and name in _ONCE:
+                raise bad_request(f"the header {name.decode()} is given twice")
+            headers[name] = value
+    return headers
+
+
+def _once(payload: bytes, headers: Mapping[bytes, bytes]) -> tuple[str, bytes]:
+    """The Idempotency-Key and the fingerprint of what it stands for; both empty without one."""
+    given = headers.get(b"idempotency-key")
+    if given is None:
+        return "", b""
+    return idempotency_key(given), blake2b(payload, digest_size=16).digest()
 
 
 def _conditions(headers: Mapping[bytes, bytes]) -> tuple[int | None, bool]:

@@ -9,20 +9,34 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from oarlock.api.asgi import Scope
 from oarlock.api.limits import Limits
 from oarlock.api.problems import ApiError, body_of
-from oarlock.api.whole import SCOPE_KEY, answering
+from oarlock.api.whole import SCOPE_KEY, AnswerWhole, answering
 
 SWEEP_SECONDS = 1.0
 
 REASONS = ("malformed", "head_too_large", "slow_head", "slow_body", "stalled_answer", "too_many_connections")
+
+
+@runtime_checkable
+class DirectApp(Protocol):
+    """An application that serves some requests by a callback, without a task for each."""
+
+    def takes(self, scope: Scope) -> bool:
+        """Asked at the end of the head. Only of requests with a small body, which is gathered first."""
+        ...
+
+    def direct(self, scope: Scope, body: bytes, answer: AnswerWhole) -> None:
+        """Sees to it that `answer` is called once, now or later. Raises nothing: the parser stands below."""
+        ...
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -46,6 +60,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.idle_since: float | None = None  # the last answer is out, and nothing has come since
         self.head_bytes = 0
         self.active: RequestResponseCycle | None = None
+        self.direct: DirectApp | None = config.app if isinstance(config.app, DirectApp) else None
+        self.gathering: RequestResponseCycle | None = None  # for `direct`: its body is not whole yet
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
@@ -94,8 +110,17 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self.active = cycle
+        if self._goes_directly(cycle):
+            self.gathering = cycle
+            return
         cycle.scope[SCOPE_KEY] = answering(cycle)  # type: ignore[literal-required]  # ASGI lets servers add keys
         super()._start_asgi_task(cycle, app)
+
+    def _goes_directly(self, cycle: RequestResponseCycle) -> bool:
+        if self.direct is None or cycle is not self.cycle or not cycle.more_body or cycle.waiting_for_100_continue:
+            return False
+        # Its answer must find room: a client that takes none of those before is made to wait, the usual way.
+        return not cycle.flow.write_paused and self.direct.takes(_mutable(cycle))
 
     def on_body(self, body: bytes) -> None:
         if not self.ended:
@@ -103,8 +128,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self.body_since = None
-        if not self.ended:
-            super().on_message_complete()
+        if self.ended:
+            return
+        super().on_message_complete()
+        cycle, self.gathering = self.gathering, None
+        if cycle is not None and self.direct is not None:
+            self.direct.direct(_mutable(cycle), bytes(cycle.body), answering(cycle))
 
     def on_response_complete(self) -> None:
         """As uvicorn's, but for its timer, which would be made and dropped for every request: the sweep looks."""
@@ -170,10 +199,15 @@ class BoundedProtocol(HttpToolsProtocol):
         """The request that is worked on writes nothing any more, and those behind it do not begin. (uvicorn tells only
         the last one that came; an earlier, pipelined one would write to a transport that is closed.)"""
         self.pipeline.clear()
+        self.gathering = None
         for cycle in (self.active, self.cycle):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+
+
+def _mutable(cycle: RequestResponseCycle) -> Scope:
+    return cycle.scope  # type: ignore[return-value]  # a TypedDict is a dictionary
 
 
 def protocol_for(limits: Limits, rejected: dict[str, int]) -> type[BoundedProtocol]:

@@ -39,7 +39,7 @@ from oarlock.runtime.recovery import Recovered, copy_state, drop_other_states, n
 from oarlock.runtime.settings import NodeSettings
 from oarlock.runtime.snapshotting import Snapshotter
 from oarlock.runtime.timer import Timer
-from oarlock.runtime.turn import Limits, Turn
+from oarlock.runtime.turn import Limits, ResultWaiter, Turn
 from oarlock.runtime.wal_thread import Durable, Submission, WalThread
 from oarlock.storage.directory import DataDirectory
 from oarlock.storage.frame import Frame
@@ -99,7 +99,7 @@ class Engine:
     def applying_blocked(self) -> bool:
         return self._applier.out_of_space
 
-    def submit(self, command: Command, waiter: asyncio.Future[Result] | None, *, grows: bool) -> None:
+    def submit(self, command: Command, waiter: ResultWaiter | None, *, grows: bool) -> None:
         self.member.submit(command, waiter, monotonic(), grows=grows)
         if self.member.could_begin:
             self._turn()  # replicated while the rest of a burst is parsed

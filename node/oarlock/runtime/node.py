@@ -34,6 +34,7 @@ from oarlock.runtime.metrics import Counters
 from oarlock.runtime.recovery import Recovered, recover
 from oarlock.runtime.settings import NodeSettings
 from oarlock.runtime.status import MemberStatus, is_ready, status_of
+from oarlock.runtime.turn import ResultWaiter
 from oarlock.storage import errors as storage_errors
 from oarlock.storage.directory import DataDirectory
 from oarlock.storage.errors import Corrupt
@@ -190,11 +191,19 @@ class Node:
         """Hands a command to the cluster, through its leader. The future gets the Result, or raises Refused."""
         future: asyncio.Future[Result] = self.loop.create_future()
         try:
-            self._working().submit(Command(payload, key, fingerprint), future, grows=grows)
+            self.submit(Command(payload, key, fingerprint), future, grows=grows)
         except Refused as e:
-            self.metrics.commands_refused += 1
             future.set_exception(e)
         return future
+
+    def submit(self, command: Command, waiter: ResultWaiter, *, grows: bool) -> None:
+        """Hands a command to the cluster, through its leader; `waiter` gets the Result, or a Refused. Raises Refused,
+        and then `waiter` hears nothing."""
+        try:
+            self._working().submit(command, waiter, grows=grows)
+        except Refused:
+            self.metrics.commands_refused += 1
+            raise
 
     def read(self) -> asyncio.Future[int]:
         """Resolves with the applied index once `environment` may answer a linearizable read that began now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from oarlock.machine.command import Result
 from oarlock.peers.messages import PeerMessage
@@ -12,6 +12,14 @@ from oarlock.runtime.errors import Refused
 
 Waiter: TypeAlias = Any
 """Whatever the driver wants back: a future, a number in a test."""
+
+
+class ResultWaiter(Protocol):
+    """What a client's write waits in: a future, or what stands for one."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: Result, /) -> None: ...
+    def set_exception(self, error: Refused, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
