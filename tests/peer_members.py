@@ -66,6 +66,7 @@ class TestMember:
     peer_url: str = ""  # advertised; the loopback address unless a test says otherwise
     got: list[PeerMessage] = field(default_factory=list)
     events: list[tuple[str, NodeId]] = field(default_factory=list)
+    unheard: list[NodeId] = field(default_factory=list)
     hellos: dict[NodeId, Hello] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     progress: Counter[tuple[NodeId, str]] = field(default_factory=Counter)
@@ -109,6 +110,7 @@ class TestMember:
             on_message=self._take,
             on_connected=lambda peer: self.events.append(("connected", peer)),
             on_disconnected=lambda peer: self.events.append(("disconnected", peer)),
+            on_unheard=self.unheard.append,
             on_removed=lambda by: self.events.append(("removed", by)),
             on_stale=lambda by: self.events.append(("stale", by)),
             on_hello=lambda hello: self.hellos.__setitem__(hello.node_id, hello),

@@ -1,9 +1,11 @@
 """Streams between members, on real sockets: who is let in, what gets through, and what breaks without harm."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -211,11 +213,57 @@ async def test_forwarding_never_retries_without_session() -> None:
         a.transport.send(Forward(a.id, b.id, 1, (ForwardedCommand(b"put"),)))
         await b.start()
         b.transport.set_peers([a.member])
-        await until(lambda: a.transport.connected(b.id), "they meet again")
-        a.transport.send(Forward(a.id, b.id, 2, (ForwardedCommand(b"put"),)))
+        second = Forward(a.id, b.id, 2, (ForwardedCommand(b"put"),))
+        await until(lambda: a.transport.send(second), "they meet again")
         await until(lambda: b.got, "the next one arrives")
         assert [message.request for message in b.got] == [2]
         await b.stop()
+
+
+async def test_a_forward_leaves_only_where_its_answer_can_come_back() -> None:
+    """A member that has restarted hears us before we hear it: what it answered then would be lost."""
+    a, b = TestMember("a"), TestMember("b")
+    forward = Forward(a.id, b.id, 1, (ForwardedCommand(b"put"),))
+    async with running(a, b):
+        b.verdict = Verdict.NOT_READY  # of whoever wants to hear b; b itself hears a
+        a.transport.set_peers([b.member])
+        b.transport.set_peers([a.member])
+        await until(lambda: a.transport.connected(b.id), "b hears a")
+        assert a.transport.send(append(a, b)), "what needs no answer on that stream leaves"
+        assert not a.transport.send(forward)
+        b.verdict = Verdict.OK
+        await until(lambda: b.transport.connected(a.id), "a hears b")
+        await until(lambda: a.transport.send(forward), "the way back is open")
+        await until(lambda: forward in b.got, "it arrives")
+
+
+async def test_the_end_of_the_way_back_is_told() -> None:
+    """Who waits for an answer to a forward need not wait for its time-out."""
+    a, b = TestMember("a"), TestMember("b")
+    async with running(a, b):
+        await meet(a, b)
+        a.events.clear()
+        response = await ask(b, "/raft/stream?kind=data", a.hello_to(b, HelloKind.DATA))
+        assert response.status_code == 200
+        await until(lambda: a.unheard == [b.id], "another has taken a's stream")
+        assert ("disconnected", b.id) not in a.events, "b hears a as before"
+
+
+async def test_an_opening_to_the_ip_that_a_peer_has_left_is_given_up() -> None:
+    """A restarted pod has another IP, and at the old one nobody answers: the new one is tried at once."""
+    a, b = TestMember("a", options=replace(FAST, dial_timeout_seconds=60.0)), TestMember("b", ip="127.0.0.3")
+    async with running(a, b):
+        b.peer_url = f"http://b.invalid:{b.port}"
+        with socket.create_server(("127.0.0.3", b.port)) as silent:  # takes connections, and never says a word
+            await ask(a, "/raft/stream?kind=control", b.hello_to(a, HelloKind.CONTROL))
+            a.transport.set_peers([b.member])
+            silent.settimeout(10)
+            held = [(await asyncio.to_thread(silent.accept))[0] for _ in StreamKind]
+            b.ip = "127.0.0.1"
+            b.transport.set_peers([a.member])
+            await until(lambda: b.transport.connected(a.id), "a calls the new IP")
+            for connection in held:
+                connection.close()
 
 
 async def test_the_ip_of_a_hello_is_tried_before_a_name_without_an_address() -> None:

@@ -257,6 +257,35 @@ def test_forwarding_never_retries_without_session() -> None:
     assert cluster[name].in_flight_bytes == 0
 
 
+def test_a_forward_whose_answer_can_no_longer_come_is_unknown_at_once() -> None:
+    """Only the way back broke: no time-out is waited for, and the leader goes on being heard about."""
+    cluster = Cluster("abc")
+    leader = cluster.elect()
+    name = cluster.follower(leader)
+    cluster.eat = lambda m: isinstance(m, ForwardReply)
+    cluster.submit(name, b"once")
+    cluster.run(0.2)
+    cluster[name].unheard(node_id(leader))
+    cluster._turns()
+    assert refused(cluster, b"once") == ("forward_broken", "unknown", 504)
+    assert cluster[name].in_flight_bytes == 0
+    assert cluster[name].core.leader == node_id(leader)
+
+
+def test_what_waits_for_a_way_to_the_leader_leaves_when_a_hello_opens_one() -> None:
+    """It was not sent for want of a stream; no tick is waited for once there may be one."""
+    cluster = Cluster("abc")
+    leader = cluster.elect()
+    member = cluster[cluster.follower(leader)]
+    member.submit(Command(b"x"), b"x", cluster.now)
+    (forward,) = [m for m in member.turn(cluster.now, 0).messages if isinstance(m, Forward)]
+    member.not_sent(forward)
+    assert not member.has_work()
+    member.heard_version(node_id(leader), 1)
+    assert member.has_work()
+    assert [m.commands for m in member.turn(cluster.now, 0).messages if isinstance(m, Forward)] == [forward.commands]
+
+
 def test_a_forward_that_is_never_answered_is_unknown_in_time() -> None:
     """F4: an answer that was swallowed has a deadline."""
     cluster = Cluster("abc")

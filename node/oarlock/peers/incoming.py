@@ -42,6 +42,7 @@ class LinkOwner(Protocol):
     def addresses_of(self, peer: NodeId) -> list[Address]: ...
     def deliver(self, message: PeerMessage) -> None: ...
     def heard_hello(self, hello: Hello) -> None: ...
+    def unheard(self, peer: NodeId, kind: StreamKind) -> None: ...
     def told_removed(self, by: NodeId) -> None: ...
     def told_stale(self, by: NodeId) -> None: ...
 
@@ -60,6 +61,7 @@ class Link:
         self._quiet_ticks = 0
         self._opened_at = -1.0  # of the last stream that was open
         self._silence: asyncio.Timeout | None = None
+        self._opening: asyncio.Timeout | None = None
         self._nudged = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -72,9 +74,13 @@ class Link:
         self._task.cancel()
         return self._task
 
-    def nudge(self) -> None:
-        """The peer has just been heard of: do not sit out the back-off."""
+    def nudge(self, moved: bool) -> None:
+        """The peer has just been heard of: do not sit out the back-off; nor, if it has `moved` to another IP, the
+        opening under way to one where nobody is any more."""
         self._nudged.set()
+        if moved and self._opening is not None:
+            self._opening.reschedule(asyncio.get_running_loop().time())
+            self._opening = None  # a time-out expires once
 
     def tick(self, silence_ticks: int) -> None:
         """Once each heartbeat; closes the stream after `silence_ticks` without a byte."""
@@ -115,8 +121,11 @@ class Link:
             backoff = min(backoff * 2, options.backoff_max_seconds)
 
     async def _attempts(self) -> None:
-        """Try each address once, until one has worked."""
-        for address in self._owner.addresses_of(self.peer):
+        """Try each address once, until one has worked, or the peer has moved."""
+        addresses = self._owner.addresses_of(self.peer)
+        for address in addresses:
+            if self._owner.addresses_of(self.peer) != addresses:
+                return
             hello = self._owner.hello_for(self.peer, HelloKind(self.kind.value))
             try:
                 if await self._hear(address, hello):
@@ -136,7 +145,7 @@ class Link:
     async def _hear(self, address: Address, hello: Hello) -> bool:
         """Open the stream and read it to its end; True if it was ever open."""
         opened = False
-        timeout = asyncio.timeout(self._owner.options.dial_timeout_seconds)
+        timeout = self._opening = asyncio.timeout(self._owner.options.dial_timeout_seconds)
         try:
             async with (
                 timeout,
@@ -159,12 +168,14 @@ class Link:
             self.last_failure = f"the stream broke: {error}"
         finally:
             self.connected = False
-            self._silence = None
+            self._silence = self._opening = None
+            if opened:
+                self._owner.unheard(self.peer, self.kind)
         return opened
 
     def _opened(self, timeout: asyncio.Timeout, answer: Hello) -> None:
         timeout.reschedule(None)  # from here on tick() decides
-        self._silence = timeout
+        self._opening, self._silence = None, timeout
         self._reader = FrameReader()
         self._heard = True
         self._quiet_ticks = 0

@@ -27,7 +27,7 @@ from oarlock.peers.asgi import PeerApp
 from oarlock.peers.client import Address, OpeningRefused, PeerClient, PeerUnreachable, addresses, check_answer
 from oarlock.peers.hello import BadHello, Hello, HelloKind, LocalIdentity, Verdict, make_hello
 from oarlock.peers.incoming import Link
-from oarlock.peers.messages import PeerMessage, StreamKind, encode_message, kind_of
+from oarlock.peers.messages import Forward, PeerMessage, StreamKind, encode_message, kind_of
 from oarlock.peers.options import PeerCounters, PeerOptions
 from oarlock.peers.outgoing import Outbox
 from oarlock.peers.snapshot_fetch import fetch_file
@@ -69,6 +69,7 @@ class Transport:
       REMOVED; an Idle member persists `hello.cluster_id` before it answers OK to a stream, rule 16).
     * `on_message(message)`: from a member that the stream's hello named, addressed to us.
     * `on_connected(id)`/`on_disconnected(id)`: both our streams to it are open / one of them has gone.
+    * `on_unheard(id)`: the stream on which it would answer our forwards has gone.
     * `on_hello(hello)`: every acceptable hello, of openers and of those we open (its cluster version counts, rule 34).
     * `on_removed(by)`: a member of our own cluster says that our id is tombstoned (rule 10).
     * `on_stale(by)`: a member of our configuration answered that it belongs to another cluster.
@@ -84,6 +85,7 @@ class Transport:
         judge: Callable[[Hello], Awaitable[Verdict]],
         on_connected: Callable[[NodeId], None] = _nothing,
         on_disconnected: Callable[[NodeId], None] = _nothing,
+        on_unheard: Callable[[NodeId], None] = _nothing,
         on_hello: Callable[[Hello], None] = _nothing,
         on_removed: Callable[[NodeId], None] = _nothing,
         on_stale: Callable[[NodeId], None] = _nothing,
@@ -111,6 +113,7 @@ class Transport:
         self._judge = judge
         self._on_connected = on_connected
         self._on_disconnected = on_disconnected
+        self._on_unheard = on_unheard
         self._silence_ticks = max(2, math.ceil(self.options.silence_seconds / self.options.heartbeat_seconds))
         self._peers: dict[NodeId, _Peer] = {}
         self._pumps: dict[Outbox, asyncio.Timeout] = {}
@@ -161,11 +164,14 @@ class Transport:
                 self._forget_if_gone(peer)
 
     def send(self, message: PeerMessage) -> bool:
-        """Queue it for `message.to`. False: dropped, because no stream is open or its window is full."""
+        """Queue it for `message.to`. False: dropped, because no stream is open or its window is full.
+
+        A forward needs the way back too: a member that has restarted hears us before we hear it, and what it answers
+        while its stream to us is not open is lost."""
         kind = kind_of(message)
         peer = self._peers.get(message.to)
         outbox = peer.outboxes.get(kind) if peer is not None else None
-        if outbox is None:
+        if outbox is None or (isinstance(message, Forward) and not self._hears(message.to)):
             self.counters.dropped["no_stream"] += 1
             return False
         return outbox.put(encode_message(message))
@@ -255,6 +261,10 @@ class Transport:
             return
         self._on_message(message)
 
+    def unheard(self, peer: NodeId, kind: StreamKind) -> None:
+        if kind is StreamKind.DATA:
+            self._on_unheard(peer)
+
     # --- what the app asks (asgi.Served) ----------------------------------------------------------------------------
 
     async def judge(self, hello: Hello) -> Verdict:
@@ -276,6 +286,7 @@ class Transport:
         peer = self._peers.get(hello.node_id)
         if peer is None:
             peer = self._peers[hello.node_id] = _Peer(hello.node_id, hello.peer_url)
+        moved = peer.ip not in ("", hello.ip)
         peer.ip = hello.ip
         if not peer.configured:
             peer.peer_url = hello.peer_url
@@ -296,7 +307,7 @@ class Transport:
         outbox.greet()
         self._start_links(peer)
         for link in peer.links.values():
-            link.nudge()
+            link.nudge(moved)
         self.heard_hello(hello)
         if len(peer.outboxes) == len(StreamKind) and not peer.path_open:
             peer.path_open = True
@@ -312,6 +323,10 @@ class Transport:
         self._detach(outbox)
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _hears(self, node_id: NodeId) -> bool:
+        link = self._peers[node_id].links.get(StreamKind.DATA)
+        return link is not None and link.connected
 
     def _detach(self, outbox: Outbox) -> None:
         peer = self._peers.get(outbox.peer)

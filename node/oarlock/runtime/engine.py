@@ -128,6 +128,14 @@ class Engine:
         self.member.disconnected(peer, monotonic())
         self.wake()
 
+    def unheard(self, peer: NodeId) -> None:
+        self.member.unheard(peer)
+        self.wake()
+
+    def heard_version(self, peer: NodeId, version: int) -> None:
+        self.member.heard_version(peer, version)
+        self.wake()
+
     def wake(self) -> None:
         """Something was asked of the member: take a turn, once for all that was asked since the last."""
         if not self._turn_due and not self.halted:

@@ -91,8 +91,10 @@ class Member:
             self.core.step(message, now)
 
     def heard_version(self, peer: NodeId, version: int) -> None:
-        """The hello of `peer` says that it can speak up to `version` (rule 34)."""
+        """The hello of `peer` says that it can speak up to `version` (rule 34). A way to it may have opened."""
         _remember(self.peer_versions, peer, version)
+        if self._unreached == peer:
+            self._unreached = NOBODY
 
     def not_sent(self, message: PeerMessage) -> None:
         """The transport had no room or no stream for it. A forward that never left may be tried again later."""
@@ -110,11 +112,15 @@ class Member:
         self.core.peer_connected(peer, now)
 
     def disconnected(self, peer: NodeId, now: float) -> None:
-        """A stream to or from `peer` broke: what was forwarded over it is unknown, and never sent again (rule 8)."""
+        """A stream to `peer` broke: what was forwarded over it is unknown, and never sent again (rule 8)."""
+        self.unheard(peer)
+        self.core.peer_disconnected(peer, now)
+
+    def unheard(self, peer: NodeId) -> None:
+        """The stream broke on which `peer` would answer what was forwarded to it."""
         why = "the connection to the leader broke after the write was forwarded; it may have been applied"
         for handed in self._forwards.broken(peer):
             self._refuse_all(handed, unknown_outcome("forward_broken", why))
-        self.core.peer_disconnected(peer, now)
 
     def tick(self, now: float) -> None:
         self._ticked_at = now

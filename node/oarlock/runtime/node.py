@@ -73,6 +73,7 @@ class Node:
             judge=lambda hello: joining.judge(self, hello),
             on_connected=self._connected,
             on_disconnected=self._disconnected,
+            on_unheard=self._unheard,
             on_hello=self._heard_hello,
             on_removed=self._told_removed,
             on_stale=self._told_stale,
@@ -331,6 +332,10 @@ class Node:
         if self.engine is not None:
             self.engine.disconnected(peer)
 
+    def _unheard(self, peer: NodeId) -> None:
+        if self.engine is not None:
+            self.engine.unheard(peer)
+
     def _snapshot_file(self, digest: str) -> Path | None:
         return self.engine.snapshots.file_for(digest) if self.engine is not None else None
 
@@ -340,7 +345,7 @@ class Node:
 
     def _heard_hello(self, hello: Hello) -> None:
         if self.engine is not None:
-            self.engine.member.heard_version(hello.node_id, hello.version)
+            self.engine.heard_version(hello.node_id, hello.version)
         self.stale = None
 
     def _told_removed(self, by: NodeId) -> None:
