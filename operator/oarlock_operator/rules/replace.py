@@ -25,7 +25,7 @@ def remove_lost(world: World, diagnosis: Diagnosis) -> Decision | None:
     whole = len(configuration.voters) >= diagnosis.target and not configuration.learners
     refusal: Wait | None = None
     for victim, loss in sorted(diagnosis.losses.items(), key=lambda item: (item[1].given_up, item[0])):
-        if loss.given_up and not whole:
+        if loss.given_up and not whole and victim in diagnosis.participating:
             continue  # one at a time: what it holds is needed until the last one that left is back
         wait = _may_not_go(world, diagnosis, victim)
         if wait is not None:
