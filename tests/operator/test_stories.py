@@ -106,7 +106,7 @@ class Story:
         return disk is not None and disk.node_id == node_id and not disk.corrupt
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     replicas=st.integers(1, 5),
     deeds=st.lists(DEED, max_size=14),
