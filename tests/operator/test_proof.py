@@ -53,7 +53,7 @@ def _tell(seeds: range) -> tuple[Counter[str], list[str]]:
     return counts, wrong
 
 
-def test_a_hundred_thousand_steps_keep_every_invariant() -> None:
+def test_a_hundred_thousand_steps_keep_every_invariant(capsys: pytest.CaptureFixture[str]) -> None:
     """I1 to I24 and every "never" of `oracles`, under all weathers; a crash may follow each side effect (I11)."""
     seeds = [range(FIRST_SEED * (1 + worker), FIRST_SEED * (1 + worker) + 5000) for worker in range(WORKERS)]
     counts: Counter[str] = Counter()
@@ -62,7 +62,8 @@ def test_a_hundred_thousand_steps_keep_every_invariant() -> None:
         for some, said in pool.map(_tell, seeds):
             counts += some
             wrong += said
-    print(f"{storm.steps(counts)} steps: {dict(sorted(counts.items()))}")
+    with capsys.disabled():
+        print(f"\n{storm.steps(counts)} steps: {dict(sorted(counts.items()))}")
     assert not wrong, "\n".join(wrong)
     assert storm.steps(counts) >= STEPS
     assert {what: counts[what] for what, floor in FLOORS.items() if counts[what] < floor} == {}
