@@ -43,6 +43,7 @@ PARTS: dict[str, dict[str, tuple[dict[str, str], list[str]]]] = {
         "nodes, operator killed": scenario("nodes", "killed"),
         "rebirth": scenario("rebirth"),
         "operators": scenario("operators_at_work"),
+        "helm": scenario("helm"),
     },
 }
 TIER = {"e2e": "e2e"}  # whose packages and preparations a part needs

@@ -22,7 +22,7 @@ def dry_run(kube: Kubernetes, rendered: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.parametrize(("chart", "values"), MATRIX.values(), ids=MATRIX.keys())
 def test_the_api_server_takes_it(installed: Kubernetes, chart: Path, values: dict[str, Any]) -> None:
-    """Without the hooks, whose pods want their accounts to be there already; test_helm.py runs those."""
+    """Without the hooks, whose pods want their accounts to be there already; scenarios/helm.py runs those."""
     own = values if chart == CLUSTER else {key: v for key, v in values.items() if key != "metrics"} | UNSERVED
     done = dry_run(installed, template(chart, "--skip-tests", namespace="default", **own))
     assert done.returncode == 0, done.stderr
