@@ -94,6 +94,10 @@ class RaftCluster:
         self.kube.kubectl("delete", "pvc", *everything, "--wait=false")
         until("nothing is left", lambda: not self.kube.get("pods,pvc", *everything)["items"], 90)
 
+    def members(self) -> dict[str, str]:
+        """Client URL of each pod that is Ready, by the pod's name."""
+        return {name: f"http://{address}:2379" for name, address in self.ready_pods().items()}
+
     def service(self) -> str:
         """Client URL by the Service's cluster address."""
         return f"http://{self.kube.get('service', self.name, '-n', self.namespace)['spec']['clusterIP']}:2379"
@@ -145,10 +149,10 @@ class RaftCluster:
 
         async def follow() -> None:
             while True:
-                pods = await asyncio.to_thread(self.ready_pods)
+                members = await asyncio.to_thread(self.members)
                 with contextlib.suppress(RuntimeError):  # there is no Service while there is no cluster
                     load.endpoints = [await asyncio.to_thread(self.service)]
-                load.members = {name: f"http://{address}:2379" for name, address in pods.items()} or load.members
+                load.members = members or load.members
                 await asyncio.sleep(1.0)
 
         following = asyncio.create_task(follow())

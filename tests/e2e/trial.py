@@ -88,8 +88,7 @@ class Trial:
         """`goal` blocks until the cluster is as it shall be; the operator dies in an operation of the type `kill`."""
         self._count += 1
         disturbed = Disturbed(name + (f", operator killed during {kill}" if kill else ""), self._scenario)
-        members = {pod: f"http://{address}:2379" for pod, address in self.cluster.ready_pods().items()}
-        load = Load([self.cluster.service()], members=members, prefix=f"{self._scenario}/{self._count}/")
+        load = Load([self.cluster.service()], members=self.cluster.members(), prefix=f"{self._scenario}/{self._count}/")
         try:
             async with load.running(), self.cluster.tracked_by(load), load.disturb(name):
                 begun = time.monotonic()
@@ -140,6 +139,7 @@ class Trial:
         disturbed.slowest_write = max(answered, default=0.0)
 
     async def _judge(self, disturbed: Disturbed, load: Load) -> None:
+        load.members = await asyncio.to_thread(self.cluster.members)  # one may have come back since the last look
         final = await load.final_reads()
         self._logs.keep()
         verdict = load.judge(final, elected=await asyncio.to_thread(self.elected_by_logs))
