@@ -281,6 +281,31 @@ async def test_the_ip_of_a_hello_is_tried_before_a_name_without_an_address() -> 
         await b.stop()
 
 
+async def test_two_members_without_addresses_in_dns_find_each_other_by_a_third() -> None:
+    """Two pods that were restarted one after the other know each other's old address, and may know it for 30 s."""
+    a, b, c = TestMember("a"), TestMember("b"), TestMember("c")
+    async with running(a, b, c):
+        for member in (b, c):
+            member.peer_url = f"http://{member.name}.invalid:{member.port}"
+        for one, others in ((b, (a, c)), (c, (a, b))):
+            one.transport.set_peers([other.member for other in others])
+        a.transport.set_peers([b.member, c.member])
+        await until(lambda: b.transport.connected(c.id) and c.transport.connected(b.id), "a tells where they are")
+
+
+async def test_what_a_third_says_is_not_believed_of_a_member_that_is_heard() -> None:
+    a, b, c = TestMember("a"), TestMember("b"), TestMember("c")
+    async with running(a, b, c):
+        a.transport.set_peers([b.member, c.member])
+        b.transport.set_peers([a.member, c.member])
+        c.transport.set_peers([a.member, b.member])
+        await until(lambda: all(x.transport.connected(y.id) for x in (a, b, c) for y in (a, b, c) if x is not y), "all")
+        told = msgspec.structs.replace(c.hello_to(a, HelloKind.DATA), known={b.id: "127.0.0.9"})
+        assert (await ask(a, "/raft/stream?kind=data", told)).status_code == 200
+        assert a.hellos[c.id].known == told.known
+        assert a.transport.addresses_of(b.id)[0].connect_to == b.ip
+
+
 async def test_another_member_on_a_known_ip_is_passed_over() -> None:
     """Pods get each other's old addresses: the name is tried when the IP's owner says that it is somebody else."""
     a, b, squatter = TestMember("a"), TestMember("b", ip="127.0.0.2"), TestMember("s")

@@ -37,6 +37,14 @@ def test_a_hello_survives_the_way() -> None:
     assert b"\n" not in encode_hello(msgspec.structs.replace(HELLO, peer_url="http://a\r\nx: y"))
 
 
+def test_what_is_known_of_others_stays_out_of_a_hello_that_would_be_too_long() -> None:
+    known = {f"m-{n:016x}": "10.0.0.9" for n in range(9)}
+    told = make_hello(ME, "b-02", HelloKind.CONTROL, known)
+    assert decode_hello(encode_hello(told)).known == known
+    many = {f"m-{n:0250}": "10.0.0.9" for n in range(20)}
+    assert decode_hello(encode_hello(make_hello(ME, "b-02", HelloKind.CONTROL, many))) == HELLO
+
+
 def test_a_newer_hello_may_say_more() -> None:
     assert decode_hello(changed(colour="green")) == HELLO
 
@@ -58,6 +66,10 @@ def test_an_unknown_format_is_refused_for_that_reason(version: int) -> None:
         b"{}",
         b"\xff\xfe",
         changed(node_id=""),
+        changed(known=["10.0.0.1"]),
+        changed(known={"": "10.0.0.1"}),
+        changed(known={"c-03": "somewhere"}),
+        changed(known={"c-03": ""}),
         changed(node_id="a b"),
         changed(node_id="a\n"),
         changed(node_id="ä-01"),

@@ -30,7 +30,6 @@ from oarlock.peers.hello import (
     decode_hello,
     encode_hello,
     judge_identity,
-    make_hello,
 )
 from oarlock.peers.messages import StreamKind
 from oarlock.peers.options import PeerCounters, PeerOptions
@@ -61,6 +60,7 @@ class Served(Protocol):
     counters: PeerCounters
 
     def local_identity(self) -> LocalIdentity: ...
+    def hello_for(self, peer: NodeId, kind: HelloKind) -> Hello: ...
     async def judge(self, hello: Hello) -> Verdict: ...
     def open_outbox(self, hello: Hello, kind: StreamKind) -> Outbox: ...
     def close_outbox(self, outbox: Outbox) -> None: ...
@@ -186,7 +186,7 @@ class PeerApp:
             watcher.cancel()
 
     def _own_hello(self, opener: NodeId) -> list[tuple[bytes, bytes]]:
-        hello = make_hello(self._served.local_identity(), opener, HelloKind.HELLO)
+        hello = self._served.hello_for(opener, HelloKind.HELLO)
         return [(HEADER_NAME.encode(), encode_hello(hello))]
 
     async def _refuse(

@@ -9,6 +9,7 @@ Rules of this module:
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -37,7 +38,9 @@ class HelloKind(StrEnum):
 
 class Hello(Struct, frozen=True):
     """`cluster_id` is the effective one (rule 16), "" when Idle. `version`: the highest cluster version this member can
-    speak (rule 34). `ip` is tried before the name in `peer_url`; "" when unknown."""
+    speak (rule 34). `ip` is tried before the name in `peer_url`; "" when unknown. `known`: the IPs of those that hear
+    the sender now. Two members that have both moved find each other by a third, while DNS still names where they were.
+    """
 
     format_version: int
     cluster_id: str
@@ -47,6 +50,7 @@ class Hello(Struct, frozen=True):
     target_node_id: NodeId
     version: int
     kind: HelloKind
+    known: Mapping[NodeId, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +108,26 @@ _format = msgspec.json.Decoder(_Format)
 _hello = msgspec.json.Decoder(Hello)
 
 
-def make_hello(local: LocalIdentity, target: NodeId, kind: HelloKind) -> Hello:
-    return Hello(FORMAT_VERSION, local.cluster_id, local.node_id, local.peer_url, local.ip, target, local.version, kind)
+def make_hello(
+    local: LocalIdentity, target: NodeId, kind: HelloKind, known: Mapping[NodeId, str] | None = None
+) -> Hello:
+    return Hello(
+        FORMAT_VERSION,
+        local.cluster_id,
+        local.node_id,
+        local.peer_url,
+        local.ip,
+        target,
+        local.version,
+        kind,
+        known or {},
+    )
 
 
 def encode_hello(hello: Hello) -> bytes:
-    """A header's value: one line of JSON, so that a person can read it in a dump."""
-    return _encoder.encode(hello)
+    """A header's value: one line of JSON, so that a person can read it in a dump. `known` is left out if it is long."""
+    value = _encoder.encode(hello)
+    return value if len(value) <= MAX_HELLO_BYTES else _encoder.encode(msgspec.structs.replace(hello, known={}))
 
 
 def decode_hello(value: bytes) -> Hello:
@@ -124,13 +141,14 @@ def decode_hello(value: bytes) -> Hello:
         hello = _hello.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadHello(Verdict.BAD_HELLO, f"not a hello: {error}") from error
-    for name, node_id in (("node_id", hello.node_id), ("target_node_id", hello.target_node_id)):
+    named = [("node_id", hello.node_id), ("target_node_id", hello.target_node_id)]
+    for name, node_id in [*named, *(("known", node_id) for node_id in hello.known)]:
         if not 0 < len(node_id) <= _MAX_ID or not node_id.isascii() or not node_id.isprintable() or " " in node_id:
             raise BadHello(Verdict.BAD_HELLO, f"{name} must be 1 to {_MAX_ID} printable ASCII characters, no spaces")
     split_url(hello.peer_url)
-    if hello.ip:
+    for ip in [*([hello.ip] if hello.ip else []), *hello.known.values()]:
         try:
-            ipaddress.ip_address(hello.ip)
+            ipaddress.ip_address(ip)
         except ValueError as error:
             raise BadHello(Verdict.BAD_HELLO, str(error)) from error
     return hello

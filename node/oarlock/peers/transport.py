@@ -106,7 +106,7 @@ class Transport:
         self.local_identity = local
         self.snapshot_path = snapshot_file
         self.snapshot_progress = on_snapshot_progress
-        self.heard_hello = on_hello
+        self._on_hello = on_hello
         self.told_removed = on_removed
         self.told_stale = on_stale
         self._on_message = on_message
@@ -246,7 +246,18 @@ class Transport:
     # --- what links ask (incoming.LinkOwner) ------------------------------------------------------------------------
 
     def hello_for(self, peer: NodeId, kind: HelloKind) -> Hello:
-        return make_hello(self.local_identity(), peer, kind)
+        known = {p.node_id: p.ip for p in self._peers.values() if p.outboxes and p.ip and p.node_id != peer}
+        return make_hello(self.local_identity(), peer, kind, known)
+
+    def heard_hello(self, hello: Hello) -> None:
+        """Learn too where those are now that we have lost, or never found."""
+        for node_id, ip in hello.known.items():
+            peer = self._peers.get(node_id)
+            if peer is not None and peer.ip != ip and not peer.outboxes and not self._hears(node_id):
+                peer.ip = ip
+                for link in peer.links.values():
+                    link.nudge(moved=True)
+        self._on_hello(hello)
 
     def addresses_of(self, peer: NodeId) -> list[Address]:
         known = self._peers[peer]
