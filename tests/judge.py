@@ -46,6 +46,7 @@ class Write(NamedTuple):
     outcome: Outcome
     version: int = 0  # of an acknowledged write
     revision: int = 0
+    why: str = ""  # of one that was not acknowledged: the answer's status and code, or the client's error
 
 
 class Read(NamedTuple):

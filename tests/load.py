@@ -189,17 +189,18 @@ class Load:
         value = f"{number} {key} ".encode().ljust(self._value_bytes, b".")
         condition = {"If-Match": f'"{base.revision}"'} if base.revision else {"If-None-Match": "*"}
         begin = time.monotonic()
-        version = revision = 0
+        version, revision, why = 0, 0, ""
         try:
             answer = await http.put(f"{endpoint}/v1/kv/{key}", content=value, headers=condition)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
-            outcome = Outcome.REFUSED  # never sent
-        except httpx.TransportError:
-            outcome = Outcome.UNKNOWN
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            outcome, why = Outcome.REFUSED, type(error).__name__  # never sent
+        except httpx.TransportError as error:
+            outcome, why = Outcome.UNKNOWN, type(error).__name__
         else:
             outcome, version, revision = read_answer(answer)
+            why = "" if outcome is Outcome.ACKNOWLEDGED else code_of(answer)
         end = time.monotonic()
-        self.history.append(Write(writer.client, key, number, base, begin, end, outcome, version, revision))
+        self.history.append(Write(writer.client, key, number, base, begin, end, outcome, version, revision, why))
         match outcome:
             case Outcome.ACKNOWLEDGED:
                 self.acknowledged.append(end)
@@ -244,6 +245,14 @@ class Load:
             return None
         self.history.append(Read(member, key, begin, time.monotonic(), seen, own))
         return seen
+
+
+def code_of(answer: httpx.Response) -> str:
+    """Status and problem code, for a person who asks why."""
+    try:
+        return f"{answer.status_code} {answer.json()['code']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.status_code} {answer.text[:80]!r}"
 
 
 def read_answer(answer: httpx.Response) -> tuple[Outcome, int, int]:

@@ -137,6 +137,11 @@ class Trial:
         writes = [op for op in load.history if isinstance(op, Write) and op.end >= begun]
         answered = [op.end - op.begin for op in writes if op.outcome is not Outcome.REFUSED]
         disturbed.slowest_write = max(answered, default=0.0)
+        for op in writes:
+            if op.outcome is Outcome.UNKNOWN or (
+                op.outcome is not Outcome.REFUSED and op.end - op.begin > ELECTION_TIMEOUT_SECONDS
+            ):
+                print(f"  {op.begin - begun:.2f} s: {op.key} {op.outcome} after {op.end - op.begin:.2f} s {op.why}")
 
     async def _judge(self, disturbed: Disturbed, load: Load) -> None:
         load.members = await asyncio.to_thread(self.cluster.members)  # one may have come back since the last look
