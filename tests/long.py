@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -83,6 +84,8 @@ def one(part: str, name: str, environment: dict[str, str], arguments: list[str])
     command = [sys.executable, "-m", "pytest", "-q", "-s", f"--junitxml={report}", *arguments]
     began = time.monotonic()
     code = subprocess.run(command, env={**os.environ, **environment, **kept}, cwd=run.ROOT).returncode
+    if code and (dumped := run.LOGS / part).exists():  # the next scenario writes to the same place
+        shutil.copytree(dumped, audit_log(part, name).with_suffix(".failed"), dirs_exist_ok=True)
     return {
         "scenario": name,
         "outcome": "passed" if code == 0 else "failed",

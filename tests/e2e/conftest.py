@@ -107,5 +107,5 @@ def dump(kube: Kubernetes, directory: pathlib.Path) -> None:
             (directory / f"{name}.txt").write_text(kube.kubectl(*arguments))
     for log in (kube.state / "kept-logs").glob("*.log"):
         shutil.copy(log, directory)
-    for log in kube.state.glob("node-*/log/*.log"):
-        shutil.copy(log, directory / f"{log.parent.parent.name}-{log.name}")
+    for log in (*kube.state.glob("node-*/log/*.log"), *kube.state.glob("node-*/node.log")):
+        shutil.copy(log, directory / str(log.relative_to(kube.state)).replace("/", "-"))

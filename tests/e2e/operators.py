@@ -35,7 +35,7 @@ def another(name: str, image: str) -> list[Object]:
     for one in yaml.safe_load_all((ROOT / "manifests/install.yaml").read_text()):
         if one is None or one["kind"] in ("CustomResourceDefinition", "Namespace", "ClusterRole"):
             continue
-        one["metadata"]["name"] = name
+        one["metadata"]["name"] = one["metadata"]["name"].replace("oarlock-operator", name)
         for subject in one.get("subjects", []):
             subject["name"] = name
         if one["kind"] == "Deployment":
