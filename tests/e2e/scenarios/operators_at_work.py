@@ -41,7 +41,8 @@ async def test_two_operators_of_different_versions(found: Found, logs: LogKeeper
     second = operators.another("oarlock-operator-next", newer["operator"])
     kube.apply(*second)
     until("two operators run", lambda: len(list(operators.processes())) == 2, 60)
-    assert NEXT in kube.kubectl("logs", "-n", operators.NAMESPACE, "deployment/oarlock-operator-next")
+    of_next = ("logs", "-n", operators.NAMESPACE, "deployment/oarlock-operator-next")
+    until(f"the second says that it is {NEXT}", lambda: NEXT in kube.kubectl(*of_next), 30)
     holders = []
     async with trial(cluster, logs, cluster.name) as tried:
         for replicas, kind in ((5, "ScaleOut"), (3, "ScaleIn")):
