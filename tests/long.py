@@ -55,11 +55,11 @@ def main() -> int:
         print(f"there is no part {' '.join(sys.argv[1:]) or '(none named)'}; there are: {', '.join(PARTS)}")
         return 2
     part = sys.argv[1]
-    of = evidence.trees()
+    of = evidence.sources(part)
     run.LOGS.mkdir(parents=True, exist_ok=True)
     progress = run.ROOT / f"build/long-{part}.json"
     results: list[dict[str, Any]] = []
-    if progress.exists() and (before := json.loads(progress.read_text()))["trees"] == of:
+    if progress.exists() and (before := json.loads(progress.read_text())).get("sources") == of:
         results = [r for r in before["results"] if r["outcome"] == "passed"]
     run.prepare_tier(next(t for t in run.TIERS if t.name == TIER[part]))
     for name, (environment, arguments) in PARTS[part].items():
@@ -68,7 +68,7 @@ def main() -> int:
             continue
         results.append(one(part, name, environment, arguments))
         print(f"{name}: {results[-1]['outcome']}", flush=True)
-        progress.write_text(json.dumps({"trees": of, "results": results}))
+        progress.write_text(json.dumps({"sources": of, "results": results}))
     results.append(rights(part, list(PARTS[part])))
     print(f"{results[-1]['scenario']}: {results[-1]['outcome']}\n{results[-1]['said']}")
     print(f"evidence: {evidence.write(part, of, results)}")

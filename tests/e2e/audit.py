@@ -1,7 +1,9 @@
 """What the API server's audit log says of the operator's rights: what it was refused, and what it never used.
 
-`tests/kube` writes the log (`audit.log` in its directory, metadata of every service account outside kube-system).
-Server-side apply that makes an object is one request, `patch`, answered 201; the API server asks for `create` too.
+`tests/kube` writes the log (`audit.log` in its directory: metadata of every service account outside kube-system, and
+of whoever makes or deletes a binding). Server-side apply that makes an object is one request, `patch`, answered 201;
+the API server asks for `create` too. An operator that is uninstalled ends after its binding was deleted: what it is
+refused from then on, until the binding is made again, is no lack of rights.
 """
 
 from __future__ import annotations
@@ -49,14 +51,19 @@ def report(log: Path, rules: Iterable[Manifest], accounts: Iterable[str] = (INST
     """Over the whole log. Raises ValueError for a line that is no event; a last one still being written is left out."""
     used: set[Right] = set()
     refusals: dict[str, None] = {}
+    withdrawn: set[str] = set()
     wanted, requests = set(accounts), 0
     for event in _events(log):
-        if event["user"]["username"] not in wanted:
+        _follow(withdrawn, event)
+        account = event["user"]["username"]
+        if account not in wanted:
             continue
         requests += 1
         if "objectRef" not in event:  # discovery: every account may
             continue
         right = _right(event)
+        if _refused(event) and account.rpartition(":")[2] in withdrawn:
+            continue
         if _refused(event):
             where = event["objectRef"]
             place = "/".join(filter(None, (where.get("namespace"), where.get("name"))))
@@ -90,6 +97,18 @@ def _right(event: Manifest) -> Right:
     where = event["objectRef"]
     resource = "/".join(filter(None, (where["resource"], where.get("subresource"))))
     return Right(where.get("apiGroup", ""), resource, event["verb"])
+
+
+def _follow(withdrawn: set[str], event: Manifest) -> None:
+    """Keep the names of bindings that were deleted and not made again; an account's binding has its name."""
+    where = event.get("objectRef", {})
+    code = event.get("responseStatus", {}).get("code", 0)
+    if where.get("resource") not in ("rolebindings", "clusterrolebindings") or not 200 <= code < 300:
+        return
+    if event["verb"] == "delete":
+        withdrawn.add(where["name"])
+    else:
+        withdrawn.discard(where.get("name", ""))
 
 
 def _refused(event: Manifest) -> bool:

@@ -50,11 +50,7 @@ def _die_with_us() -> None:
 
 
 class Kubernetes:
-    """Three nodes; node 0 holds the control plane and cannot be switched off.
-
-    `uninstalls`: a test takes the operator away; what it asks for while it ends, its rights gone first, is no fault."""
-
-    uninstalls = False
+    """Three nodes; node 0 holds the control plane and cannot be switched off."""
 
     def __init__(self, binaries: pathlib.Path, state: pathlib.Path = STATE) -> None:
         self.binaries, self.state = binaries, state

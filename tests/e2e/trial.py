@@ -51,6 +51,7 @@ class Disturbed:
     available_after: float = 0.0
     goal_after: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
+    operations: list[str] = field(default_factory=list)  # that the operator had under way at some moment of it
     killed: list[Killed] = field(default_factory=list)
     ended: float | None = field(default=None, repr=False)  # monotonic
 
@@ -67,7 +68,8 @@ class Disturbed:
         print(
             f"\n{self.name}: {self.outcome}; {self.acks_per_second_before:.0f} acks/s before, longest gap "
             f"{self.longest_gap:.2f} s, slowest write {self.slowest_write:.2f} s, available after "
-            f"{self.available_after:.1f} s, goal after {self.goal_after:.1f} s{kills}; {self.counts}",
+            f"{self.available_after:.1f} s, goal after {self.goal_after:.1f} s{kills}; "
+            f"operations: {', '.join(self.operations) or 'none'}; {self.counts}",
             flush=True,
         )
 
@@ -98,6 +100,7 @@ class Trial:
                     await asyncio.to_thread(goal)
                 disturbed.goal_after = time.monotonic() - ended
                 await self._available(disturbed, load, ended)
+                disturbed.operations = self._watch.operations(begun)
             self._tell(disturbed, load, begun)
             await self._judge(disturbed, load)
             disturbed.outcome = "passed"

@@ -72,6 +72,12 @@ class Watch:
                 since = at
         return None if since is None else max(0.0, since - end)
 
+    def operations(self, since: float) -> list[str]:
+        """The types of `status.operation` that stood at some moment after `since` (monotonic seconds), each once."""
+        stood = [status for at, status in self.seen if at < since][-1:]
+        stood += [status for at, status in self.seen if at >= since]
+        return sorted({status["operation"]["type"] for status in stood if status.get("operation")})
+
 
 def available(status: Object) -> bool:
     return any(c["type"] == "Available" and c["status"] == "True" for c in status.get("conditions", []))

@@ -80,6 +80,22 @@ def test_what_admission_refuses_is_no_lack_of_rights(tmp_path: Path) -> None:
     assert read(tmp_path, *EVERYTHING, ending).sound
 
 
+def test_what_is_refused_after_the_binding_was_deleted_is_no_lack_of_rights(tmp_path: Path) -> None:
+    """Until it is made again; and another's binding, or one that could not be deleted, changes nothing."""
+    person, refused = "kubernetes-admin", event("get", "pods", code=403)
+
+    def binding(verb: str, name: str = "oarlock-operator", code: int = 200) -> str:
+        where = {"resource": "clusterrolebindings", "apiGroup": "rbac.authorization.k8s.io", "name": name}
+        told = {"verb": verb, "user": {"username": person}, "objectRef": where, "responseStatus": {"code": code}}
+        return json.dumps(told) + "\n"
+
+    assert read(tmp_path, *EVERYTHING, binding("delete"), refused).sound
+    assert not read(tmp_path, *EVERYTHING, refused, binding("delete")).sound
+    assert not read(tmp_path, *EVERYTHING, binding("delete"), binding("create", code=201), refused).sound
+    assert not read(tmp_path, *EVERYTHING, binding("delete", "another"), refused).sound
+    assert not read(tmp_path, *EVERYTHING, binding("delete", code=404), refused).sound
+
+
 def test_others_do_not_count(tmp_path: Path) -> None:
     other = "system:serviceaccount:default:default"
     found = read(tmp_path, event("get", "pods", user=other), event("get", "nodes", user=other, code=403))

@@ -78,7 +78,8 @@ def test_a_tier_that_hangs_is_ended() -> None:
 
 
 def test_evidence_is_stale_once_a_tree_differs() -> None:
-    then = dict.fromkeys(evidence.TREES, "a")
+    then = dict.fromkeys(evidence.SOURCES["e2e"], "a")
     assert evidence.stale(then, dict(then)) == []
     assert evidence.stale(then, {**then, "node": "b"}) == ["node"]
-    assert evidence.stale({}, then) == list(evidence.TREES)
+    assert evidence.stale({}, then) == sorted(then)
+    assert evidence.stale({**then, "gone": "a"}, then) == ["gone"]

@@ -51,7 +51,6 @@ def by_helm(installed: Kubernetes, newer: dict[str, str]) -> Iterator[Helm]:
     for name in (KEYS, ELSEWHERE):
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         installed.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    installed.uninstalls = True
     helm = Helm(installed)
     yield helm
     for left in json.loads(helm("list", "-A", "-o", "json")):

@@ -1,4 +1,7 @@
-"""Nodes that go: drained each in turn, without power for a minute, and for good."""
+"""Nodes that go: drained each in turn, without power for a minute, and for good.
+
+In a drain and in an outage the operator has nothing to do, and does nothing: there is no operation to kill it in.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,13 @@ async def test_each_node_is_drained(found: Found, logs: LogKeeper) -> None:
     kube = cluster.kube
     async with trial(cluster, logs, cluster.name) as tried:
         for node in ("kt-0", "kt-1", "kt-2"):
-            async with tried.disturbance(f"kubectl drain {node}", lambda: cluster.wait_members(3, 120)):
+            async with tried.disturbance(f"kubectl drain {node}", lambda: cluster.wait_members(3, 120)) as drained:
                 how = ("--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=120s")
                 await asyncio.to_thread(kube.kubectl, "drain", node, *how)
                 pods = await asyncio.to_thread(cluster.pods)
                 assert not [p for p in pods if p["spec"].get("nodeName") == node]
                 await asyncio.to_thread(kube.kubectl, "uncordon", node)
+            assert not drained.operations
 
 
 @pytest.mark.timeout(600)
@@ -48,8 +52,9 @@ async def test_a_node_is_without_power_for_a_minute(found: Found, logs: LogKeepe
     before = cluster.member(pod)["nodeID"]
     async with trial(cluster, logs, cluster.name) as tried:
         name = f"power loss of the leader's node for {OUTAGE_SECONDS:.0f} s"
-        async with tried.disturbance(name, lambda: cluster.wait_members(3, 120)):
+        async with tried.disturbance(name, lambda: cluster.wait_members(3, 120)) as outage:
             await asyncio.to_thread(without_power, cluster.kube, n, OUTAGE_SECONDS)
+        assert not outage.operations
         assert cluster.member(pod)["nodeID"] == before, "a member that only did not answer was replaced"
 
 

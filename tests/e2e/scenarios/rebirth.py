@@ -27,12 +27,14 @@ def delete(cluster: RaftCluster, *how: str) -> None:
 
 
 @pytest.mark.timeout(600)
-async def test_made_again_with_its_volumes(found: Found, logs: LogKeeper) -> None:
-    cluster = found("again")
+@pytest.mark.parametrize("killing", [False, True], ids=["plain", "operator-killed"])
+async def test_made_again_with_its_volumes(found: Found, logs: LogKeeper, killing: bool) -> None:
+    cluster = found(f"again{'-k' * killing}")
     before = cluster.get()["status"]["clusterID"]
+    kill = "Bootstrap" if killing else None  # until somebody answers with data, it is to be founded once all are empty
     async with (
         trial(cluster, logs, cluster.name) as tried,
-        tried.disturbance("deleted, and made again with its volumes", lambda: adopted(cluster, before)),
+        tried.disturbance("deleted, and made again with its volumes", lambda: adopted(cluster, before), kill=kill),
     ):
         await asyncio.to_thread(delete, cluster)
         await asyncio.to_thread(cluster.kube.apply, manifest(cluster.name))
@@ -68,4 +70,5 @@ async def test_made_again_over_orphans(found: Found, logs: LogKeeper) -> None:
         await asyncio.sleep(5)
         await asyncio.to_thread(cluster.kube.apply, manifest(cluster.name))
     assert remade.longest_gap < 1.0, "nobody had a reason to stop"
+    assert not remade.operations, "there was something to kill the operator in"
     assert {p["metadata"]["uid"] for p in cluster.pods()} == pods

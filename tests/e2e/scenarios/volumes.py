@@ -46,9 +46,10 @@ async def test_a_claim_and_its_pod_are_deleted(found: Found, logs: LogKeeper, ki
 
 
 @pytest.mark.timeout(600)
-async def test_a_claim_is_held_by_a_foreign_finalizer(found: Found, logs: LogKeeper) -> None:
+@pytest.mark.parametrize("killing", [False, True], ids=["plain", "operator-killed"])
+async def test_a_claim_is_held_by_a_foreign_finalizer(found: Found, logs: LogKeeper, killing: bool) -> None:
     """Until somebody takes it away: no pod of that or a later ordinal can be made, so nothing else may be disturbed."""
-    cluster = found("held")
+    cluster = found(f"held{'-k' * killing}")
     kube, where = cluster.kube, ("-n", cluster.namespace)
     pod = next(name for name in sorted(cluster.ready_pods()) if name != cluster.leader())
     old = cluster.member(pod)["nodeID"]
@@ -66,9 +67,10 @@ async def test_a_claim_is_held_by_a_foreign_finalizer(found: Found, logs: LogKee
         assert kube.get("pdb", cluster.name, *where)["status"]["disruptionsAllowed"] == 0
         assert FINALIZER in cluster.condition("Degraded")[1], "whoever reads it must learn what holds the claim"
 
+    kill = "Replace" if killing else None
     async with (
         trial(cluster, logs, cluster.name) as tried,
-        tried.disturbance(f"a claim held by {FINALIZER}", lambda: replaced(cluster, pod, old)),
+        tried.disturbance(f"a claim held by {FINALIZER}", lambda: replaced(cluster, pod, old), kill=kill),
     ):
         await asyncio.to_thread(hold)
         await asyncio.to_thread(patch, "[]")
