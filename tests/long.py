@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Runs one part of the long tests and writes its evidence: long.py PART (`make test-long PART=...`).
 
-A part is a list of scenarios, each a pytest run of its own. A part that was interrupted goes on where it stopped,
-as long as the sources are the same. Its evidence (docs/evidence/PART.json) is written only when every scenario has run.
+A part is a list of scenarios, each a pytest run of its own. A part that was interrupted goes on where it stopped: what
+passed is not run again as long as its sources are the same. Its evidence (docs/evidence/PART.json) is written only when
+every scenario has run.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ def main() -> int:
         print(f"there is no part {' '.join(sys.argv[1:]) or '(none named)'}; there are: {', '.join(PARTS)}")
         return 2
     part = sys.argv[1]
-    of = evidence.sources(part)
+    evidence.refuse_uncommitted()
     run.LOGS.mkdir(parents=True, exist_ok=True)
     progress = run.ROOT / f"build/long-{part}.json"
     results: list[dict[str, Any]] = []
-    if progress.exists() and (before := json.loads(progress.read_text())).get("sources") == of:
-        results = [r for r in before["results"] if r["outcome"] == "passed"]
+    if progress.exists():
+        results = [r for r in json.loads(progress.read_text()) if holds(part, r)]
     run.prepare_tier(next(t for t in run.TIERS if t.name == TIER[part]))
     for name, (environment, arguments) in PARTS[part].items():
         if any(r["scenario"] == name for r in results):
@@ -68,11 +69,16 @@ def main() -> int:
             continue
         results.append(one(part, name, environment, arguments))
         print(f"{name}: {results[-1]['outcome']}", flush=True)
-        progress.write_text(json.dumps({"sources": of, "results": results}))
+        progress.write_text(json.dumps(results))
     results.append(rights(part, list(PARTS[part])))
     print(f"{results[-1]['scenario']}: {results[-1]['outcome']}\n{results[-1]['said']}")
-    print(f"evidence: {evidence.write(part, of, results)}")
+    print(f"evidence: {evidence.write(part, results)}")
     return 0 if all(r["outcome"] == "passed" for r in results) else 1
+
+
+def holds(part: str, result: dict[str, Any]) -> bool:
+    """Has it passed, of the sources as they are?"""
+    return result["outcome"] == "passed" and result["sources"] == evidence.sources(part, *result["files"])
 
 
 def one(part: str, name: str, environment: dict[str, str], arguments: list[str]) -> dict[str, Any]:
@@ -86,8 +92,11 @@ def one(part: str, name: str, environment: dict[str, str], arguments: list[str])
     code = subprocess.run(command, env={**os.environ, **environment, **kept}, cwd=run.ROOT).returncode
     if code and (dumped := run.LOGS / part).exists():  # the next scenario writes to the same place
         shutil.copytree(dumped, audit_log(part, name).with_suffix(".failed"), dirs_exist_ok=True)
+    files = [argument for argument in arguments if argument.endswith(".py")]
     return {
         "scenario": name,
+        "files": files,
+        "sources": evidence.sources(part, *files),
         "outcome": "passed" if code == 0 else "failed",
         "seconds": round(time.monotonic() - began),
         "tests": outcomes(report),
@@ -122,7 +131,12 @@ def rights(part: str, names: list[str]) -> dict[str, Any]:
     found = audit.report(whole, audit.rules_of(manifests))
     said = [f"{found.requests} requests", *found.refusals, *(f"never used: {right}" for right in found.unused)]
     outcome = "passed" if found.sound and len(logs) == len(names) else "failed"
-    told = {"tests": {"tests/long.py::rights": outcome}, "said": "\n".join(said)}
+    told = {
+        "files": [],
+        "sources": evidence.sources(part),
+        "tests": {"tests/long.py::rights": outcome},
+        "said": "\n".join(said),
+    }
     return {"scenario": "the operator's rights, all used and none missing", "outcome": outcome, **told}
 
 

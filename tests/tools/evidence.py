@@ -3,8 +3,8 @@
 
     evidence.py        says of each part whether its evidence still belongs to the sources that are checked out
 
-A part's evidence is stale once one of the sources that it names (trees and files, by git's hash) differs from what is
-committed now, or once the part has come to depend on others.
+Each scenario's result names the sources that it rests on (trees and files, by git's hash): the product, what judges it,
+and the scenario's own file. It is stale once one of them differs from what is committed now, or there are others.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import subprocess
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DIRECTORY = ROOT / "docs/evidence"
 PRODUCT = ("node", "operator", "charts", "manifests", "Dockerfile", "requirements")
-SOURCES = {  # of each part: the product, and what judges it
-    "e2e": (*PRODUCT, "tests/e2e", "tests/kube", "tests/images", "tests/judge.py", "tests/load.py", "tests/long.py"),
+SOURCES = {  # of each part: the product, and what judges it; a star stands for what is committed there
+    "e2e": (*PRODUCT, "tests/e2e/*.py", "tests/kube", "tests/images", "tests/judge.py", "tests/load.py"),
 }
 
 
@@ -26,22 +26,33 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def sources(part: str) -> dict[str, str]:
-    """Git's hash of each of a part's sources at HEAD; raises SystemExit if one has changes that are not committed."""
-    if changed := git("status", "--porcelain", "--", *SOURCES[part]):
+def refuse_uncommitted() -> None:
+    """Raises SystemExit if a source has changes that are not committed."""
+    if changed := git("status", "--porcelain", "--", *PRODUCT, "tests"):
         raise SystemExit(f"evidence is of committed sources, and these are not:\n{changed}")
-    return committed(part)
 
 
-def committed(part: str) -> dict[str, str]:
-    return {source: git("rev-parse", f"HEAD:{source}") for source in SOURCES[part]}
+def sources(part: str, *files: str) -> dict[str, str]:
+    """Git's hash, at HEAD, of each of a part's sources and of these files besides; one that is not there has none."""
+    found = {}
+    for source in (*SOURCES[part], *files):
+        for line in git("ls-tree", "HEAD", *([source] if "*" not in source else _below(source))).splitlines():
+            described, _, name = line.partition("\t")
+            found[name] = described.split()[2]
+    return found
 
 
-def write(part: str, of: dict[str, str], results: list[dict[str, object]]) -> pathlib.Path:
+def _below(pattern: str) -> list[str]:
+    """git's ls-tree knows no patterns."""
+    names = git("ls-tree", "--name-only", "HEAD", f"{pathlib.PurePosixPath(pattern).parent}/").splitlines()
+    return [name for name in names if pathlib.PurePosixPath(name).match(pattern)]
+
+
+def write(part: str, results: list[dict[str, object]]) -> pathlib.Path:
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     path = DIRECTORY / f"{part}.json"
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    path.write_text(json.dumps({"part": part, "date": date, "sources": of, "results": results}, indent=2) + "\n")
+    path.write_text(json.dumps({"part": part, "date": date, "results": results}, indent=2) + "\n")
     return path
 
 
@@ -55,7 +66,13 @@ def main() -> None:
     for file in files:
         told = json.loads(file.read_text())
         passed = sum(r["outcome"] == "passed" for r in told["results"])
-        old = stale(told.get("sources", {}), committed(told["part"]))
+        old = sorted(
+            {
+                source
+                for r in told["results"]
+                for source in stale(r.get("sources", {}), sources(told["part"], *r.get("files", ())))
+            }
+        )
         word = f"STALE ({', '.join(old)} changed since)" if old else "current"
         print(f"evidence {told['part']}: {passed} of {len(told['results'])} passed on {told['date']}, {word}")
     if not files:

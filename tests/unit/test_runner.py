@@ -78,8 +78,17 @@ def test_a_tier_that_hangs_is_ended() -> None:
 
 
 def test_evidence_is_stale_once_a_tree_differs() -> None:
-    then = dict.fromkeys(evidence.SOURCES["e2e"], "a")
+    then = dict.fromkeys(("node", "operator", "tests/e2e/trial.py"), "a")
     assert evidence.stale(then, dict(then)) == []
     assert evidence.stale(then, {**then, "node": "b"}) == ["node"]
     assert evidence.stale({}, then) == sorted(then)
     assert evidence.stale({**then, "gone": "a"}, then) == ["gone"]
+
+
+def test_evidence_rests_on_the_product_its_judges_and_its_own_file() -> None:
+    found = evidence.sources("e2e", "tests/e2e/scenarios/helm.py")
+    assert {"node", "charts", "Dockerfile", "tests/e2e/trial.py", "tests/kube", "tests/e2e/scenarios/helm.py"} <= set(
+        found
+    )
+    assert "tests/e2e/scenarios/nodes.py" not in found
+    assert all(len(hash_) == 40 for hash_ in found.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 import pytest
 from tests.e2e import operators
@@ -52,9 +53,12 @@ async def test_two_operators_of_different_versions(found: Found, logs: LogKeeper
             ):
                 await asyncio.to_thread(cluster.scale, replicas)
                 await tried.watch.until(lambda status, kind=kind: operation(status) == kind, 60)
-                holders.append(await asyncio.to_thread(kill_holder, kube, cluster))
+                pod, uid = await asyncio.to_thread(kill_holder, kube, cluster)
                 assert operation((await asyncio.to_thread(cluster.get))["status"]) == kind, "it had ended by then"
-                await asyncio.to_thread(until, "another holds the Lease", lambda: taken(cluster, holders[-1]), 60)
+                await asyncio.to_thread(
+                    until, "another holds the Lease", functools.partial(taken, cluster, pod, uid), 60
+                )
+                holders.append(pod)
     assert len({holder.startswith("oarlock-operator-next") for holder in holders}) == 2, (
         f"one of both at work: {holders}"
     )
@@ -65,13 +69,15 @@ def operation(status: dict) -> str:
     return str((status.get("operation") or {}).get("type", ""))
 
 
-def kill_holder(kube: Kubernetes, cluster: RaftCluster) -> str:
-    """The operator that holds the Lease dies, and does not come back for a while; its pod's name."""
+def kill_holder(kube: Kubernetes, cluster: RaftCluster) -> tuple[str, str]:
+    """The operator that holds the Lease dies; its pod's name and uid."""
     pod = operators.holder(kube, cluster.name, cluster.namespace)
     uid = kube.get("pod", pod, "-n", operators.NAMESPACE)["metadata"]["uid"]
     assert operators.kill(uid), f"no process of {pod}"
-    return pod
+    return pod, str(uid)
 
 
-def taken(cluster: RaftCluster, before: str) -> bool:
+def taken(cluster: RaftCluster, before: str, uid: str) -> bool:
+    """Does another hold the Lease? Who died stays dead: its container is made anew within a second, and might win."""
+    operators.kill(uid)
     return operators.holder(cluster.kube, cluster.name, cluster.namespace) not in ("", before)
