@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import uvicorn
 
+from oarlock.peers.client import PeerClient
 from oarlock.peers.hello import HEADER_NAME, Hello, HelloKind, LocalIdentity, Verdict, encode_hello, make_hello
 from oarlock.peers.messages import PeerMessage
 from oarlock.peers.options import PeerOptions
@@ -118,7 +119,9 @@ class TestMember:
             on_snapshot_progress=lambda peer, digest: self.progress.update([(peer, digest)]),
             options=self.options,
             rng=Random(self.name),
-            tls=ssl.create_default_context(cafile=self.certificate) if self.certificate else None,
+            client=PeerClient(self.token, ssl.create_default_context(cafile=self.certificate))
+            if self.certificate
+            else None,
         )
         config = uvicorn.Config(
             self.transport.asgi,

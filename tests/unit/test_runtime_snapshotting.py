@@ -14,6 +14,7 @@ from oarlock.machine.environment import Environment
 from oarlock.raft.types import SnapshotMeta
 from oarlock.runtime import snapshotting
 from oarlock.runtime.errors import Refused
+from oarlock.runtime.host import Host
 from oarlock.runtime.metrics import Counters
 from oarlock.runtime.snapshotting import PIN_CAP_BYTES, PIN_SECONDS, Snapshotter, due
 from oarlock.storage.files import RealFiles
@@ -31,6 +32,7 @@ class FakeEngine:
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
+        self.host = Host()
         self.core = Core()
         self.metrics = Counters()
         self.published: list[int] = []
@@ -136,11 +138,11 @@ async def test_two_are_kept_and_the_log_since_the_older(bench: Bench) -> None:
     assert bench.snapshots.oldest_pin(7) == 7
 
 
-async def test_compaction_waits_for_inflight_snapshot(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_compaction_waits_for_inflight_snapshot(bench: Bench) -> None:
     """S6, rule 19: what is being fetched stays, with the log after it, until it has stood still for a minute or holds
     too much log back."""
     now = 1000.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
+    bench.engine.host = Host(monotonic=lambda: now)
     first = await bench.take(3)
     bench.snapshots.served("peer", first.digest)
     for index in (5, 8, 9):
@@ -165,10 +167,10 @@ async def test_compaction_waits_for_inflight_snapshot(bench: Bench, monkeypatch:
     assert bench.snapshots.oldest_pin(99) == 99
 
 
-async def test_a_reader_keeps_its_snapshot(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_keeps_its_snapshot(bench: Bench) -> None:
     """A backup may take longer than a minute without a word; it ends its pin itself."""
     now = 1000.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
+    bench.engine.host = Host(monotonic=lambda: now)
     async with bench.snapshots.pinned_newest("backup") as (meta, path):
         now += 10 * PIN_SECONDS
         bench.snapshots.expire_pins(PIN_CAP_BYTES + 1)

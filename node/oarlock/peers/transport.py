@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +92,7 @@ class Transport:
         on_snapshot_progress: Callable[[NodeId, str], None] = _nothing,
         options: PeerOptions | None = None,
         rng: Random | None = None,
-        tls: ssl.SSLContext | None = None,
+        client: PeerClient | None = None,
     ) -> None:
         """Raises ValueError without a token: the peer port is never open to everybody."""
         if not token:
@@ -101,7 +100,7 @@ class Transport:
         self.options = options if options is not None else PeerOptions()
         self.counters = PeerCounters()
         self.rng = rng if rng is not None else Random()
-        self.client = PeerClient(token, tls)
+        self.client = client if client is not None else PeerClient(token)
         self.asgi = PeerApp(self, token)
         self.local_identity = local
         self.snapshot_path = snapshot_file

@@ -7,9 +7,7 @@ here decides what is safe, the core and the directory do.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Sequence
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -65,7 +63,7 @@ async def bootstrap(node: Node, request_id: str, cluster_id: str, min_voters: in
         await node.engine.begin_log()
     except OutOfSpace:
         raise Refused("out_of_space", "the disk is full: there is no room for a log", status=507) from None
-    effective = f"{cluster_id}+{secrets.token_hex(8)}"
+    effective = f"{cluster_id}+{node.host.token()}"
     plan = BootstrapRecord(request_id, cluster_id, min_voters)
     if not await node.amend_identity(identity, cluster_id=effective, bootstrap=plan):
         # Something came between: a cluster that added this member, or the same request again.
@@ -114,7 +112,7 @@ async def change_configuration(
         await _dial(node, newcomer)
     core = _leading(node)
     try:
-        index, term = core.change_configuration(voters, learners, if_config, monotonic())
+        index, term = core.change_configuration(voters, learners, if_config, node.host.monotonic())
     except NotLeader as e:
         raise not_leader(e.leader) from None
     except Busy as e:
@@ -147,7 +145,7 @@ async def transfer(node: Node, target: NodeId, timeout_seconds: float) -> tuple[
     if target == core.node_id:
         return core.node_id, core.term
     try:
-        core.transfer(target, monotonic())
+        core.transfer(target, node.host.monotonic())
     except NotLeader as e:
         raise not_leader(e.leader) from None
     except TransferRefused as e:
@@ -228,9 +226,9 @@ async def _dial(node: Node, newcomer: Member) -> None:
 
 async def _until(node: Node, true: Callable[[], bool], timeout_seconds: float, poll_seconds: float = 0.25) -> bool:
     """Waits until `true()`, looking at each announced change and every `poll_seconds`."""
-    end = monotonic() + timeout_seconds
+    end = node.host.monotonic() + timeout_seconds
     while not true():
-        left = end - monotonic()
+        left = end - node.host.monotonic()
         if left <= 0 or node.broken is not None or node.stopping:
             return true()
         try:

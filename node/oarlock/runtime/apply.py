@@ -38,9 +38,11 @@ class Applier:
         clear: Callable[[], Awaitable[None]],
         on_swapped: Callable[[SnapshotMeta], None],
         on_failure: Callable[[BaseException], None],
+        work_clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.environment = environment
         self._loop = loop
+        self._work_clock = work_clock
         self._on_applied, self._on_failure = on_applied, on_failure
         self._swap, self._clear, self._on_swapped = swap, clear, on_swapped
         self._queue: deque[list[Entry] | SnapshotMeta] = deque()
@@ -117,7 +119,7 @@ class Applier:
         if not self.idle or self._closed:
             return False
         try:
-            return self.environment.maintain(MAINTAIN_SECONDS, time.perf_counter)
+            return self.environment.maintain(MAINTAIN_SECONDS, self._work_clock)
         except OutOfSpace:
             return False
 
@@ -151,15 +153,15 @@ class Applier:
                 size += sum([len(e.data) for e in more])
                 head = head + more
             self._entries = head
-            self._began = time.perf_counter()
+            self._began = self._work_clock()
             self._job = self.environment.begin(head)
-        if self._job.run(SLICE_SECONDS, time.perf_counter):
+        if self._job.run(SLICE_SECONDS, self._work_clock):
             results = self._job.commit()
             self.out_of_space = False
             entries, self._entries, self._job = self._entries, [], None
             if len(results) < len(entries):  # the next one is unknown here: the next job stops at it (rule 34)
                 self._queue.appendleft(entries[len(results) :])
-            self._on_applied(entries[: len(results)], results, time.perf_counter() - self._began)
+            self._on_applied(entries[: len(results)], results, self._work_clock() - self._began)
 
     async def _run_swap(self, meta: SnapshotMeta) -> None:
         """The new environment is in its place before the old one closes: readers never find a closed one."""

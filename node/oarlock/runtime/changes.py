@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
 
 import structlog
 
@@ -33,10 +32,10 @@ class Events:
 
 
 class Changes:
-    def __init__(self, transport: Transport, metrics: Counters, events: Events) -> None:
-        self._transport, self._metrics, self._events = transport, metrics, events
+    def __init__(self, transport: Transport, metrics: Counters, events: Events, monotonic: Callable[[], float]) -> None:
+        self._transport, self._metrics, self._events, self._monotonic = transport, metrics, events, monotonic
         self._leader: tuple[NodeId, int] = (NOBODY, 0)
-        self._without_leader_since: float | None = monotonic()
+        self._without_leader_since: float | None = self._monotonic()
         self._placed: PlacedConfiguration | None = None
         self._peers: tuple[PlacedConfiguration, PlacedConfiguration, int] | None = None
 
@@ -59,11 +58,11 @@ class Changes:
     def _leader_changed(self, core: Core) -> None:
         if core.leader:
             if self._without_leader_since is not None:
-                self._metrics.election_duration.observe(monotonic() - self._without_leader_since)
+                self._metrics.election_duration.observe(self._monotonic() - self._without_leader_since)
                 self._without_leader_since = None
             log.info("leader", leader=core.leader, term=core.term, leads=core.role is Role.LEADER)
         elif self._without_leader_since is None:
-            self._without_leader_since = monotonic()
+            self._without_leader_since = self._monotonic()
             log.info("no leader", term=core.term)
         self._events.changed()
 

@@ -1,6 +1,6 @@
 """A member at work: the loop, the log's thread, the machine and the peers' streams, around the sans-IO Member.
 
-Rules of this module: the member's clock is `time.monotonic` (the loop's own counts whole milliseconds); everything that
+Rules of this module: the member's clock is the host's `monotonic` (the loop's own counts whole milliseconds); all that
 changes the member happens on the loop, in a turn or in what leads to one; nothing here blocks; once `halted`, nothing
 is written, sent or applied any more.
 """
@@ -8,12 +8,8 @@ is written, sent or applied any more.
 from __future__ import annotations
 
 import asyncio
-import random
-import secrets
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import structlog
@@ -33,6 +29,7 @@ from oarlock.raft.types import Member as Participant
 from oarlock.runtime.apply import Applier
 from oarlock.runtime.changes import Changes, Events
 from oarlock.runtime.errors import OUTDATED, out_of_order
+from oarlock.runtime.host import Host
 from oarlock.runtime.member import Member
 from oarlock.runtime.metrics import Counters
 from oarlock.runtime.recovery import Recovered, copy_state, drop_other_states, next_state
@@ -40,7 +37,7 @@ from oarlock.runtime.settings import NodeSettings
 from oarlock.runtime.snapshotting import Snapshotter
 from oarlock.runtime.timer import Timer
 from oarlock.runtime.turn import Limits, ResultWaiter, Turn
-from oarlock.runtime.wal_thread import Durable, Submission, WalThread
+from oarlock.runtime.wal_thread import Durable, Submission
 from oarlock.storage.directory import DataDirectory
 from oarlock.storage.frame import Frame
 
@@ -57,12 +54,15 @@ class Engine:
         metrics: Counters,
         recovered: Recovered,
         events: Events,
+        host: Host,
     ) -> None:
         self.settings, self.machine, self.directory, self.metrics = settings, machine, directory, metrics
+        self.host = host
+        self._now = host.monotonic
         self.loop = asyncio.get_running_loop()
         self.halted = False
         self.disk_full = False
-        self.since = monotonic()
+        self.since = self._now()
         self.replay_target = recovered.hard_state.commit
         self.cut_bytes = recovered.cut_bytes
         self.snapshots = Snapshotter(self, recovered.store, recovered.snapshot)
@@ -75,11 +75,14 @@ class Engine:
             self._clear,
             self._swapped,
             self._apply_failed,
+            host.work_clock,
         )
-        self._wal = WalThread(recovered.wal, self.loop, self._durable, self._wal_failed, self._space_changed)
+        self._wal = host.log_thread(
+            recovered.wal, self.loop, self._durable, self._wal_failed, self._space_changed, host.work_clock
+        )
         self._turn_due = False
-        self._timer = Timer(self.loop, self._deadline, self._tick)
-        self._changes = Changes(transport, metrics, events)
+        self._timer = Timer(self.loop, host.monotonic, self._deadline, self._tick)
+        self._changes = Changes(transport, metrics, events, host.monotonic)
         core = self._core(recovered.hard_state, recovered.entries, recovered.snapshot)
         self.member = self._member(core)
         self._wal.start()
@@ -100,32 +103,32 @@ class Engine:
         return self._applier.out_of_space
 
     def submit(self, command: Command, waiter: ResultWaiter | None, *, grows: bool) -> None:
-        self.member.submit(command, waiter, monotonic(), grows=grows)
+        self.member.submit(command, waiter, self._now(), grows=grows)
         if self.member.could_begin:
             self._turn()  # replicated while the rest of a burst is parsed
         else:
             self.wake()
 
     def read(self, waiter: asyncio.Future[int]) -> None:
-        self.member.read(waiter, monotonic())
+        self.member.read(waiter, self._now())
         self.wake()
 
     def receive(self, message: PeerMessage) -> None:
         if self.halted:
             return
         try:
-            self.member.receive(message, monotonic())
+            self.member.receive(message, self._now())
         except Exception as e:
             self._failed(e)
             return
         self.wake()
 
     def connected(self, peer: NodeId) -> None:
-        self.member.connected(peer, monotonic())
+        self.member.connected(peer, self._now())
         self.wake()
 
     def disconnected(self, peer: NodeId) -> None:
-        self.member.disconnected(peer, monotonic())
+        self.member.disconnected(peer, self._now())
         self.wake()
 
     def unheard(self, peer: NodeId) -> None:
@@ -209,8 +212,8 @@ class Engine:
     def _take_turn(self) -> None:
         """Everything that arrived since the last turn becomes one set of effects (rule 32)."""
         member = self.member
-        now = monotonic()
-        turn = member.turn(now, time.time_ns() // 1_000_000)
+        now = self._now()
+        turn = member.turn(now, self.host.wall_ms())
         ready = turn.ready
         send = self._transport.send
         if ready.token is not None:  # first of all, since the log's thread takes a while to wake
@@ -290,7 +293,7 @@ class Engine:
             for message in submission.after:
                 send(message)
         try:
-            self.core.persisted(durable.submissions[-1].token, monotonic())
+            self.core.persisted(durable.submissions[-1].token, self._now())
         except Exception as e:
             self._failed(e)
             return
@@ -373,14 +376,14 @@ class Engine:
     def snapshot_fetched(self, meta: SnapshotMeta) -> None:
         if self.halted:
             return
-        if not self.core.install(meta, monotonic()):
+        if not self.core.install(meta, self._now()):
             log.info("snapshot not needed any more", index=meta.index)
         self.wake()
 
     def snapshot_refused(self, meta: SnapshotMeta, why: str) -> None:
         log.warning("snapshot could not be fetched", index=meta.index, why=why)
         if not self.halted:
-            self.core.refuse_snapshot(meta, monotonic())
+            self.core.refuse_snapshot(meta, self._now())
             self.wake()
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -388,8 +391,8 @@ class Engine:
     def _core(self, hard_state: HardState, entries: Sequence[Entry], snapshot: SnapshotMeta | None) -> Core:
         return Core(
             self.directory.identity.node_id,
-            rng=random.Random(),
-            now=monotonic(),
+            rng=self.host.rng,
+            now=self._now(),
             options=Options(
                 election_timeout_seconds=self.settings.election_timeout_seconds,
                 heartbeat_seconds=self.settings.heartbeat_seconds,
@@ -402,7 +405,7 @@ class Engine:
 
     def _member(self, core: Core) -> Member:
         # Numbers that no earlier process of this member has used: a late answer must find nobody who waits for it.
-        member = Member(core, monotonic(), Limits(), first_number=secrets.randbits(56))
+        member = Member(core, self._now(), Limits(), first_number=self.host.rng.getrandbits(56))
         member.speaks_version = self.machine.version
         member.cluster_version = self.environment.cluster_version
         return member

@@ -7,7 +7,6 @@ is a courtesy with an end, a stop never waits longer than its patience.
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
 
 import structlog
 
@@ -22,9 +21,9 @@ log = structlog.get_logger()
 
 async def hand_over(engine: Engine, patience_seconds: float) -> None:
     """Then what is under way here is seen to its end, as far as patience reaches."""
-    end = monotonic() + patience_seconds
+    end = engine.host.monotonic() + patience_seconds
     await _transfer(engine, end)
-    while engine.member.in_flight_bytes and monotonic() < end and not engine.halted:  # noqa: ASYNC110
+    while engine.member.in_flight_bytes and engine.host.monotonic() < end and not engine.halted:  # noqa: ASYNC110
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -38,10 +37,10 @@ async def _transfer(engine: Engine, end: float) -> None:
     if not heard:
         return
     try:
-        core.transfer(max(heard, key=lambda v: peers[v].match), monotonic())
+        core.transfer(max(heard, key=lambda v: peers[v].match), engine.host.monotonic())
     except Exception as e:
         log.warning("leadership could not be handed over", why=str(e))
         return
     engine.wake()
-    while (core.role is Role.LEADER or core.leader == NOBODY) and monotonic() < end and not engine.halted:  # noqa: ASYNC110
+    while (core.role is Role.LEADER or core.leader == NOBODY) and engine.host.monotonic() < end and not engine.halted:  # noqa: ASYNC110
         await asyncio.sleep(POLL_SECONDS)

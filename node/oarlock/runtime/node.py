@@ -7,7 +7,7 @@ request that cannot be served raises Refused, which says whether a write may hav
 from __future__ import annotations
 
 import asyncio
-import gc
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -29,6 +29,7 @@ from oarlock.runtime.changes import Events
 from oarlock.runtime.engine import Engine
 from oarlock.runtime.errors import OUTDATED, OutOfOrder, Refused, out_of_order
 from oarlock.runtime.handover import hand_over
+from oarlock.runtime.host import Host
 from oarlock.runtime.housekeeping import finish_bootstrap, housekeep
 from oarlock.runtime.metrics import Counters
 from oarlock.runtime.recovery import Recovered, recover
@@ -51,8 +52,14 @@ class Node:
     """Use `await Node.start(...)`."""
 
     def __init__(
-        self, settings: NodeSettings, machine: Machine, directory: DataDirectory, on_fatal: Callable[[str], None]
+        self,
+        settings: NodeSettings,
+        machine: Machine,
+        directory: DataDirectory,
+        on_fatal: Callable[[str], None],
+        host: Host,
     ) -> None:
+        self.host = host
         self.settings = settings
         self.machine = machine
         self.directory = directory
@@ -82,6 +89,8 @@ class Node:
             options=PeerOptions(
                 heartbeat_seconds=settings.heartbeat_seconds, silence_seconds=settings.election_timeout_seconds
             ),
+            rng=host.rng,
+            client=host.peer_client(settings.token),
         )
         self.life = asyncio.Lock()  # one at a time of: reset, stop
         self.bootstrapping = asyncio.Lock()
@@ -92,13 +101,17 @@ class Node:
     # -- life -------------------------------------------------------------------------------------------------------
 
     @classmethod
-    async def start(cls, settings: NodeSettings, machine: Machine, on_fatal: Callable[[str], None]) -> Node:
+    async def start(
+        cls, settings: NodeSettings, machine: Machine, on_fatal: Callable[[str], None], host: Host | None = None
+    ) -> Node:
         """Opens the directory and begins to recover. Raises storage errors, with a sentence, where it is not ours.
 
         `on_fatal` is called when the process must end (rule 5); it must not return to work.
         """
-        directory = await asyncio.to_thread(DataDirectory.open, settings.data_dir, settings.name)
-        node = cls(settings, machine, directory, on_fatal)
+        host = host or Host()
+        open_directory = functools.partial(DataDirectory.open, new_incarnation=host.token, boot_id=host.boot_id)
+        directory = await asyncio.to_thread(open_directory, settings.data_dir, settings.name, host.files)
+        node = cls(settings, machine, directory, on_fatal, host)
         if settings.pod_uid:
             await node.record_notes(settings.pod_uid, None)
         node.transport.start()
@@ -122,7 +135,9 @@ class Node:
             self._found_out_of_order(out_of_order(e))
             return
         events = Events(self.announce, self._found_out_of_order, self._fatal, lambda: self._told_removed(NOBODY))
-        engine = Engine(self.settings, self.machine, self.directory, self.transport, self.metrics, recovered, events)
+        engine = Engine(
+            self.settings, self.machine, self.directory, self.transport, self.metrics, recovered, events, self.host
+        )
         self.engine = engine
         log.info(
             "recovered",
@@ -135,7 +150,7 @@ class Node:
             cut_bytes=recovered.cut_bytes,
         )
         await finish_bootstrap(self)
-        _quiet_gc()
+        self.host.settled()
         self.announce()
 
     async def _recovered(self) -> Recovered:
@@ -143,7 +158,7 @@ class Node:
         what the thread opened is closed first, before the directory may become another's."""
         while True:
             work = asyncio.ensure_future(
-                asyncio.to_thread(recover, self.directory, self.machine, self.settings.segment_bytes)
+                asyncio.to_thread(recover, self.directory, self.machine, self.settings.segment_bytes, self.host.nonce)
             )
             try:
                 return await asyncio.shield(work)
@@ -389,10 +404,3 @@ class Node:
     def announce(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
-
-
-def _quiet_gc() -> None:
-    """A full collection over a large log takes a tenth of a second, in which no heartbeat leaves (rule 11)."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)

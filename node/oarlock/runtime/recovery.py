@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from oarlock.storage.errors import SPACE_ERRNOS, Corrupt
 from oarlock.storage.frame import Frame
 from oarlock.storage.recovery import Recovered as LogRecovered
 from oarlock.storage.snapshots import SnapshotStore
-from oarlock.storage.wal import Wal
+from oarlock.storage.wal import Wal, random_nonce
 
 COPY_CHUNK_BYTES = 64 << 20
 PLAIN_CHUNK_BYTES = 1 << 20
@@ -45,13 +46,15 @@ class Recovered:
         self.wal.close()
 
 
-def recover(directory: DataDirectory, machine: Machine, segment_bytes: int) -> Recovered:
+def recover(
+    directory: DataDirectory, machine: Machine, segment_bytes: int, new_nonce: Callable[[], bytes] = random_nonce
+) -> Recovered:
     """Opens log, snapshots and state. Raises storage.errors.Corrupt where the log or every snapshot is damaged,
     or the log gone."""
     files = directory.files
     store = SnapshotStore(directory.snapshots, files)
     store.discard_partial()
-    wal, log = Wal.open(directory.wal, files, segment_bytes=segment_bytes)
+    wal, log = Wal.open(directory.wal, files, segment_bytes=segment_bytes, new_nonce=new_nonce)
     try:
         if directory.identity.cluster_id is not None and not wal.begun:
             raise Corrupt("this member belongs to a cluster, and its log is gone")  # its votes, too (pitfall D15)

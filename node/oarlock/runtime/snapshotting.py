@@ -7,7 +7,6 @@ served is pinned, with the log after it, until it has stood still for a minute; 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -20,7 +19,6 @@ import structlog
 from oarlock.raft.core import Core
 from oarlock.raft.types import Configuration, NodeId, PlacedConfiguration, SnapshotMeta
 from oarlock.runtime.errors import Refused, stopping
-from oarlock.storage.files import RealFiles
 from oarlock.storage.snapshots import SnapshotStore, digest_file
 
 if TYPE_CHECKING:
@@ -70,7 +68,7 @@ class Snapshotter:
 
     def take_if_due(self, wal_bytes: int) -> None:
         engine = self._engine
-        if self._taking is not None or time.monotonic() < self._not_before:
+        if self._taking is not None or self._engine.host.monotonic() < self._not_before:
             return
         since = self.newest.index if self.newest is not None else 0
         entries = engine.environment.applied.index - since
@@ -102,14 +100,14 @@ class Snapshotter:
 
     async def _take(self) -> SnapshotMeta:
         engine = self._engine
-        began = time.perf_counter()
+        began = engine.host.work_clock()
         try:
             path = await self._in_thread(self._fresh_copy_path)
             environment = engine.environment
             content = await self._in_thread(environment.copy_to, path)
             if content.applied.index == 0:
                 raise Refused("nothing_applied", "there is nothing to snapshot yet", status=409)
-            digest, size = await self._in_thread(digest_file, path, RealFiles())
+            digest, size = await self._in_thread(digest_file, path, engine.host.files)
             await self._until_durable(content.applied.index)
             meta = SnapshotMeta(
                 content.applied.index,
@@ -126,7 +124,7 @@ class Snapshotter:
                 meta = self.newest = await self._in_thread(self._publish, path, meta)
         except Exception as e:
             self.failure = str(e)
-            self._not_before = time.monotonic() + RETRY_SECONDS
+            self._not_before = self._engine.host.monotonic() + RETRY_SECONDS
             engine.metrics.snapshot_failures += 1
             log.warning("snapshot failed", why=str(e))
             raise
@@ -135,16 +133,16 @@ class Snapshotter:
         self.failure = None
         engine.metrics.snapshots_taken += 1
         engine.metrics.snapshot_bytes += meta.size_bytes
-        engine.metrics.snapshot_seconds.observe(time.perf_counter() - began)
+        engine.metrics.snapshot_seconds.observe(engine.host.work_clock() - began)
         log.info("snapshot taken", index=meta.index, term=meta.term, bytes=meta.size_bytes)
         engine.snapshot_published(meta)
         return meta
 
     async def _until_durable(self, index: int) -> None:
         """A leader applies on its followers' quorum, perhaps before its own write is durable (rules 6 and 21)."""
-        end = time.monotonic() + DURABLE_SECONDS
+        end = self._engine.host.monotonic() + DURABLE_SECONDS
         while self._engine.core.durable_index < index:
-            if time.monotonic() > end:
+            if self._engine.host.monotonic() > end:
                 raise Refused("disk_slow", "the log did not become durable in time for the snapshot", status=503)
             await asyncio.sleep(0.01)
 
@@ -196,7 +194,7 @@ class Snapshotter:
         """A range went to `peer`: the transfer makes progress, and holds its snapshot and the log after it."""
         for meta in self._metas:
             if meta.digest == digest:
-                self._pin(peer, meta, time.monotonic())
+                self._pin(peer, meta, self._engine.host.monotonic())
 
     @asynccontextmanager
     async def pinned_newest(self, reader: str) -> AsyncIterator[tuple[SnapshotMeta, Path]]:
@@ -214,7 +212,7 @@ class Snapshotter:
 
     def expire_pins(self, wal_bytes: int) -> None:
         """Transfers that stand still, or hold too much log back, must begin again from a newer snapshot."""
-        now = time.monotonic()
+        now = self._engine.host.monotonic()
         for key, pin in list(self._pins.items()):
             if now - pin.at > PIN_SECONDS or (wal_bytes > PIN_CAP_BYTES and pin.at != FOR_EVER):
                 self._unpin(key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 from oarlock.raft.state import Role
@@ -83,7 +82,7 @@ def status_of(node: Node) -> MemberStatus:
     engine = node.engine
     core = engine.core if engine is not None else None
     state, reason = state_of(node)
-    now = monotonic()
+    now = node.host.monotonic()
     disk_full = engine is not None and engine.disk_full
     placed = core.placed if core is not None and core.placed.index else None
     contact = core.leader_contact_at if core is not None else None
@@ -157,7 +156,7 @@ def state_of(node: Node) -> tuple[State, str]:
     if not any(m.id == core.node_id for m in (*configuration.voters, *configuration.outgoing)):
         return "Lagging", "not a voter (yet): it catches up as a learner"
     if core.role is not Role.LEADER:
-        age = _contact_age(node, core.leader_contact_at, monotonic())
+        age = _contact_age(node, core.leader_contact_at, node.host.monotonic())
         if age is None or age > 2 * node.settings.election_timeout_seconds:
             return "Isolated", "no contact with a leader for two election time-outs"
         if core.known_commit is None:

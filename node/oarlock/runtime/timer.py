@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from time import monotonic
 
 LATE_SECONDS = 0.05  # a wake-up later than this drains the sockets first
 ROUNDING_SECONDS = 0.001  # what the loop rounds to
@@ -16,12 +15,16 @@ BEFORE_ALL = float("-inf")
 
 
 class Timer:
-    """Calls `tick(now)` when `deadline()`, on the clock of `time.monotonic`, has come; then `arm` sets the next."""
+    """Calls `tick(now)` when `deadline()`, on the clock `monotonic`, has come; then `arm` sets the next."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, deadline: Callable[[], float], tick: Callable[[float], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        monotonic: Callable[[], float],
+        deadline: Callable[[], float],
+        tick: Callable[[float], None],
     ) -> None:
-        self._loop, self._deadline, self._tick = loop, deadline, tick
+        self._loop, self._monotonic, self._deadline, self._tick = loop, monotonic, deadline, tick
         self._handle: asyncio.TimerHandle | None = None
         self._at = 0.0
 
@@ -32,7 +35,9 @@ class Timer:
                 return
             self._handle.cancel()
         self._at = deadline
-        self._handle = self._loop.call_later(max(deadline - monotonic(), 0.0) + ROUNDING_SECONDS, self._fire, False)
+        self._handle = self._loop.call_later(
+            max(deadline - self._monotonic(), 0.0) + ROUNDING_SECONDS, self._fire, False
+        )
 
     def cancel(self) -> None:
         if self._handle is not None:
@@ -40,7 +45,7 @@ class Timer:
 
     def _fire(self, drained: bool) -> None:
         self._handle = None
-        now, deadline = monotonic(), self._deadline()
+        now, deadline = self._monotonic(), self._deadline()
         if now < deadline:
             self.arm(deadline)
         elif now - deadline > LATE_SECONDS and not drained:

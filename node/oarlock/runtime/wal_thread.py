@@ -8,12 +8,13 @@ again until space returns.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from oarlock.raft.effects import PersistToken
 from oarlock.storage.errors import OutOfSpace, WalFailed
@@ -39,8 +40,14 @@ class Durable:
     wal_bytes: int
 
 
+Item: TypeAlias = "Submission | Callable[[], None] | None"
+
+
 class WalThread:
-    """Owns `wal` from `start()` to `close()`; `call` runs a function on the thread, between writes."""
+    """Owns `wal` from `start()` to `close()`; `call` runs a function on the thread, between writes.
+
+    `step` is all of its work, and never waits; `put`, `start`, `close` and `_run` are all that knows of a thread.
+    """
 
     def __init__(
         self,
@@ -49,20 +56,26 @@ class WalThread:
         on_durable: Callable[[Durable], None],
         on_failure: Callable[[BaseException], None],
         on_space: Callable[[bool], None],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._wal = wal
         self._loop = loop
         self._on_durable, self._on_failure, self._on_space = on_durable, on_failure, on_space
-        self._queue: queue.SimpleQueue[Submission | Callable[[], None] | None] = queue.SimpleQueue()
+        self._clock = clock
+        self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="wal", daemon=True)
         self._closing = threading.Event()
         self._full = False
+        self._batch: list[Submission] = []
+        self._calls: list[Callable[[], None]] = []
+        self._ending = False
+        self.ended = False
 
     def start(self) -> None:
         self._thread.start()
 
     def submit(self, submission: Submission) -> None:
-        self._queue.put(submission)
+        self.put(submission)
 
     def call(self, function: Callable[[Wal], Any]) -> asyncio.Future[Any]:
         """Runs `function(wal)` on the thread; the future gets its result, or its exception."""
@@ -78,69 +91,94 @@ class WalThread:
             else:
                 self._report(_resolve, future, result)
 
-        self._queue.put(run)
+        self.put(run)
         return future
 
     async def close(self) -> None:
         """Writes what is queued, settles, ends the thread and closes the log. What waits for space is given up: nobody
         was told that it is durable."""
         self._closing.set()
-        self._queue.put(None)
+        self.put(None)
         await asyncio.to_thread(self._thread.join)
 
-    def _run(self) -> None:
-        dirty = False
-        try:
-            while True:
-                try:
-                    item = self._queue.get(timeout=SETTLE_SECONDS) if dirty else self._queue.get()
-                except queue.Empty:
-                    self._idle()
-                    dirty = False
-                    continue
-                batch: list[Submission] = []
-                calls: list[Callable[[], None]] = []
-                ending = False
-                while True:
-                    if item is None:
-                        ending = True
-                    elif isinstance(item, Submission):
-                        batch.append(item)
-                    else:
-                        calls.append(item)
-                    try:
-                        item = self._queue.get_nowait()
-                    except queue.Empty:
-                        break
-                if batch:
-                    self._write(batch)
-                    self._prepare(PREPARE_BYTES)
-                    dirty = True
-                for call in calls:
-                    call()
-                    dirty = True  # it may have written, and `_idle` has a look at the disk
-                if ending:
-                    self._idle()
-                    self._wal.close()
-                    return
-        except _GivenUp:
-            self._wal.close()
-        except BaseException as e:
-            self._report(self._on_failure, e)
+    def put(self, item: Item) -> None:
+        """Queue it for the next step. None: the last one."""
+        self._queue.put(item)
 
-    def _write(self, batch: list[Submission]) -> None:
-        frames = [s.frame for s in batch]
-        while True:
-            began = time.perf_counter()
-            try:
-                written = self._wal.append(frames)
-            except OutOfSpace:
-                self._space(full=True)
-                if self._closing.wait(NO_SPACE_SECONDS):
-                    raise _GivenUp from None
+    def step(self, items: Sequence[Item]) -> float | None:
+        """Do what was queued: one write, then the calls. `items` is empty when the time that the last step named has
+        passed. The seconds after which the next step is due if nothing is queued; None: no step before that."""
+        try:
+            return self._step(items)
+        except BaseException as e:
+            self.ended = True
+            self._report(self._on_failure, e)
+            return None
+
+    def give_up(self) -> None:
+        """The writer ends while a write waits for space."""
+        self.ended = True
+        self._wal.close()
+
+    @property
+    def waits_for_space(self) -> bool:
+        """Is there a write that only a step without items, after its time, tries again?"""
+        return bool(self._batch)
+
+    def _run(self) -> None:
+        due: float | None = None
+        while not self.ended:
+            if self.waits_for_space:
+                if self._closing.wait(due):
+                    self.give_up()
+                    return
+                due = self.step(())
                 continue
-            self._report(self._on_durable, Durable(batch, time.perf_counter() - began, written))
-            return
+            try:
+                items = [self._queue.get(timeout=due)]
+            except queue.Empty:
+                items = []
+            with contextlib.suppress(queue.Empty):
+                while items:
+                    items.append(self._queue.get_nowait())
+            due = self.step(items)
+
+    def _step(self, items: Sequence[Item]) -> float | None:
+        retried = self.waits_for_space
+        for item in items:
+            if item is None:
+                self._ending = True
+            elif isinstance(item, Submission):
+                self._batch.append(item)
+            else:
+                self._calls.append(item)
+        if self._batch:
+            if not self._write():
+                return NO_SPACE_SECONDS
+            self._prepare(PREPARE_BYTES)
+        elif not items and not retried:
+            self._idle()
+            return None
+        calls, self._calls = self._calls, []
+        for call in calls:
+            call()
+        if self._ending:
+            self._idle()
+            self._wal.close()
+            self.ended = True
+        return SETTLE_SECONDS  # after a call too: it may have written, and `_idle` has a look at the disk
+
+    def _write(self) -> bool:
+        """False: there is no space, and the batch stays."""
+        began = self._clock()
+        try:
+            written = self._wal.append([s.frame for s in self._batch])
+        except OutOfSpace:
+            self._space(full=True)
+            return False
+        batch, self._batch = self._batch, []
+        self._report(self._on_durable, Durable(batch, self._clock() - began, written))
+        return True
 
     def _idle(self) -> None:
         """Also soon after each `call`, of which there is one a second: that is how a full disk is found to have space
@@ -169,10 +207,6 @@ class WalThread:
     def _report(self, function: Callable[..., None], *args: Any) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
-
-
-class _GivenUp(Exception):
-    """The thread ends while a write waits for space."""
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:
