@@ -185,7 +185,10 @@ class Node:
             clean = await self._end_work()
             await self.transport.close()
             if self.broken is None and clean:
-                await asyncio.to_thread(self.directory.mark_clean_stop)
+                try:
+                    await asyncio.to_thread(self.directory.mark_clean_stop)
+                except OSError as e:
+                    log.warning("a clean stop could not be noted: the next start builds the state anew", why=str(e))
             await asyncio.to_thread(self.directory.close)
         log.info("stopped", node_id=self.node_id)
 
@@ -308,9 +311,7 @@ class Node:
             try:
                 await asyncio.to_thread(self.directory.save, identity)
             except OSError as e:
-                full = e.errno in storage_errors.SPACE_ERRNOS
-                code, status = ("out_of_space", 507) if full else ("disk_failed", 500)
-                raise Refused(code, f"the identity could not be written: {e}", status=status, outcome="unknown") from e
+                raise _disk_refused("the identity could not be written", e) from e
             return True
 
     async def begin_anew(self, request_id: str) -> tuple[NodeId, str]:
@@ -318,14 +319,26 @@ class Node:
         await self._end_work()
         self.transport.drop_all()
         self.engine = None
+        before = self.directory.identity
         async with self._amending:  # or a note that is being saved would bring the old id back
-            quarantine = await asyncio.to_thread(self.directory.quarantine, request_id)
+            try:
+                quarantine = await asyncio.to_thread(self.directory.quarantine, request_id)
+            except OSError as e:
+                refused = _disk_refused("the data could not be set aside", e)
+                if refused.code != "out_of_space" or self.directory.identity is not before:
+                    self._fatal(f"{refused.why}; the next start goes on with it")
+                    raise refused from e
+                self._begin_again()  # as what it was
+                raise refused from e
+        log.warning("reset: the data was set aside", quarantine=quarantine.name, node_id=self.node_id)
+        self._begin_again()
+        return self.node_id, quarantine.name
+
+    def _begin_again(self) -> None:
         self.broken = self.stale = None
         self.removed = False
-        log.warning("reset: the data was set aside", quarantine=quarantine.name, node_id=self.node_id)
         self._running = asyncio.create_task(self._run())
         self.announce()
-        return self.node_id, quarantine.name
 
     # -- peers ------------------------------------------------------------------------------------------------------
 
@@ -404,3 +417,9 @@ class Node:
     def announce(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
+
+
+def _disk_refused(what: str, error: OSError) -> Refused:
+    full = error.errno in storage_errors.SPACE_ERRNOS
+    code, status = ("out_of_space", 507) if full else ("disk_failed", 500)
+    return Refused(code, f"{what}: {error}", status=status, outcome="unknown")

@@ -1,0 +1,173 @@
+"""The administrator: founds the cluster, changes its members by what the admin contract allows, and replaces the lost.
+
+Rule of this module: it asks members what anybody could ask over the admin port, and takes every refusal for an answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.process import Process
+from tests.simulation.scheduler import Violated, World
+
+from oarlock.raft.state import Role
+from oarlock.raft.types import Configuration, Member
+from oarlock.runtime.errors import Refused
+
+if TYPE_CHECKING:
+    from oarlock.runtime.node import Node
+
+CLUSTER = "simulated"
+
+
+class Admin:
+    def __init__(self, world: World, processes: list[Process], wanted: int, restless: float) -> None:
+        self.world, self.processes = world, processes
+        self.wanted = {p.name for p in processes[:wanted]}
+        self.restless = restless  # how likely a round changes something that nobody needs changed
+        self.min_voters = world.rng.choice((1, 1, wanted))
+        self.founded = False
+        self.busy = False
+        self._requests = itertools.count()
+
+    # -- what is seen
+
+    def leader(self) -> Process | None:
+        leading = [p for p in self.processes if p.up and p.node and p.node.engine and self._leads(p.node)]
+        return max(leading, key=lambda p: p.node.term if p.node else 0, default=None)
+
+    @staticmethod
+    def _leads(node: Node) -> bool:
+        return node.engine is not None and not node.engine.halted and node.engine.core.role is Role.LEADER
+
+    def configuration(self) -> Configuration | None:
+        leader = self.leader()
+        if leader is None or leader.node is None or leader.node.engine is None:
+            return None
+        return leader.node.engine.core.placed.configuration
+
+    def member(self, process: Process, *, promote: bool = False) -> Member | None:
+        """As it is now; None if nobody answers."""
+        node = process.node
+        if not process.up or node is None or node.removed or node.broken is not None:
+            return None
+        return Member(node.node_id, f"http://{process.name}:2380", f"http://{process.name}:2379", promote)
+
+    # -- what is done
+
+    def round(self) -> None:
+        """Once in a while. One thing at a time."""
+        if self.busy:
+            return
+        if not self.founded:
+            self._found()
+            return
+        for process in self.processes:
+            node = process.node
+            if process.up and node is not None and (node.removed or node.stale or node.broken is not None):
+                if node.broken is not None and node.broken.state != "Corrupt":
+                    continue
+                self._do(process, "reset", self._reset(process))
+                return
+        leader = self.leader()
+        if leader is None:
+            return
+        if self._reconcile(leader):
+            return
+        rng = self.world.rng
+        if rng.random() < self.restless:
+            self.world.rng.choice((self._scale, self._transfer, self._snapshot, self._stale_change))(leader)
+
+    def _found(self) -> None:
+        first = self.processes[0]
+        node = first.node
+        if first.up and node is not None and node.engine is not None:
+            self._do(first, "bootstrap", self._bootstrap(node))
+
+    async def _bootstrap(self, node: Node) -> None:
+        await node.bootstrap("request-1", CLUSTER, self.min_voters)
+        self.founded = True
+
+    def _reconcile(self, leader: Process) -> bool:
+        """Toward the members that are wanted: lost ones are replaced, new ones come as learners that shall vote."""
+        assert leader.node is not None
+        assert leader.node.engine is not None
+        core = leader.node.engine.core
+        now = core.placed.configuration
+        if now.outgoing:
+            return False
+        known = {m.id: m for m in (*now.voters, *now.learners)}
+        current = {p.name: m for p in self.processes if (m := self.member(p, promote=True)) is not None}
+        voters, learners = [], []
+        for one in (*now.voters, *now.learners):
+            name = one.id.rpartition("-")[0]
+            lost = name in current and current[name].id != one.id
+            if name in self.wanted and not lost:
+                (voters if one in now.voters else learners).append(one)
+        here = {m.id.rpartition("-")[0] for m in (*voters, *learners)}
+        for name in sorted(self.wanted - here):
+            if name in current and current[name].id not in now.tombstones:
+                learners.append(current[name])
+        if not voters:  # none that is wanted votes yet: those that do go on until one does
+            voters = [m for m in now.voters if current.get(m.id.rpartition("-")[0], m).id == m.id]
+        if not voters or {m.id for m in (*voters, *learners)} == set(known):
+            return False
+        self._do(leader, "configuration", self._change(leader.node, voters, learners, core.placed.id))
+        return True
+
+    async def _change(self, node: Node, voters: list[Member], learners: list[Member], token: str) -> None:
+        await node.change_configuration(voters, learners, token, 5.0)
+        self.world.reach("admin: a change of members was committed")
+
+    async def _reset(self, process: Process) -> None:
+        node = process.node
+        assert node is not None
+        await node.reset(f"reset-{next(self._requests)}", node.node_id)
+        self.world.reach("admin: a member was reset")
+
+    def _scale(self, leader: Process) -> None:
+        rng = self.world.rng
+        names = [p.name for p in self.processes]
+        self.wanted = set(rng.sample(names, rng.choice((1, 3, 3, 3, min(5, len(names))))))
+        self.world.note("adm", f"wants {sorted(self.wanted)}")
+
+    def _transfer(self, leader: Process) -> None:
+        assert leader.node is not None
+        target = self.world.rng.choice(self.processes).node
+        if target is not None:
+            self._do(leader, "transfer", leader.node.transfer(target.node_id, 3.0))
+
+    def _snapshot(self, leader: Process) -> None:
+        process = self.world.rng.choice(self.processes)
+        if process.up and process.node is not None:
+            self._do(process, "snapshot", self._take(process.node))
+
+    async def _take(self, node: Node) -> None:
+        await node.take_snapshot()
+        self.world.reach("admin: a snapshot was taken")
+
+    def _stale_change(self, leader: Process) -> None:
+        assert leader.node is not None
+        configuration = self.configuration()
+        if configuration is not None:
+            change = leader.node.change_configuration(list(configuration.voters), [], "1.1", 3.0)
+            self._do(leader, "stale", change)
+
+    def _do(self, process: Process, what: str, work: Coroutine[Any, Any, Any]) -> None:
+        self.busy = True
+        self.world.note("adm", f"{what} on {process.name}")
+
+        async def run() -> None:
+            try:
+                await work
+            except Refused as refused:
+                self.world.reach(f"admin: refused, {refused.code}")
+                self.world.note("adm", f"{what} refused: {refused.code} {refused.why}")
+            except Exception as error:
+                self.world.found = Violated(f"[uncaught] {what} on {process.name} raised {error!r}")
+            self.busy = False
+
+        process.loop.create_task(run())
+        process.deaths.append(lambda: setattr(self, "busy", False))

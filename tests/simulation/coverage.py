@@ -1,0 +1,136 @@
+"""What a run has been through: named points, seen from the product's own log, its messages and its counters.
+
+Rule of this module: a point that no run reaches is a failure of the simulation (POINTS), for what is never reached is
+never tested; the sources of points only look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import structlog
+from tests.simulation.scheduler import Loop, World
+
+from oarlock.peers.messages import Forward, ForwardReply, PeerMessage
+from oarlock.raft.core import Core
+from oarlock.raft.messages import (
+    AppendReply,
+    PreVoteReply,
+    ReadIndexReply,
+    SnapshotOffer,
+    SnapshotRefusal,
+    TimeoutNow,
+    VoteReply,
+)
+from oarlock.raft.types import PlacedConfiguration
+from oarlock.runtime.node import Node
+
+UNTOLD = ("configuration", "ts", "level", "event", "why", "bytes")  # of a log line: not for the trace
+
+
+class LogTap:
+    """The members' own log: a line of the trace each, and a point for each kind of event."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def __enter__(self) -> None:
+        structlog.configure(processors=[self], logger_factory=structlog.ReturnLoggerFactory())
+
+    def __exit__(self, *_: object) -> None:
+        structlog.reset_defaults()
+
+    def __call__(self, _: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        loop = asyncio._get_running_loop()
+        name = loop.name if isinstance(loop, Loop) else "?"
+        what = str(event["event"])
+        told = " ".join(f"{k}={v}" for k, v in event.items() if k not in UNTOLD and not isinstance(v, (list, tuple)))
+        why = f": {event['why']}" if "why" in event else ""
+        self.world.note(name, f"{what} {told}{why}")
+        state = f", {event['state']}" if isinstance(event.get("state"), str) else ""
+        self.world.reach(f"log: {what}{state}")
+        if event.get("cut_bytes"):
+            self.world.reach("storage: a torn tail was cut")
+        raise structlog.DropEvent
+
+
+def tap_messages(world: World, node: Node) -> None:
+    """Look at what a member hears, before it does."""
+    deliver: Callable[[PeerMessage], None] = node.transport._on_message
+
+    def look(message: PeerMessage) -> None:
+        point = _point_of(message)
+        if point:
+            world.reach(point)
+        deliver(message)
+
+    node.transport._on_message = look
+
+
+def _point_of(message: PeerMessage) -> str:
+    match message:
+        case PreVoteReply(granted=False):
+            return "raft: a pre-vote was refused"
+        case VoteReply(granted=False):
+            return "raft: a vote was refused"
+        case AppendReply(accepted=False):
+            return "raft: an append was refused"
+        case SnapshotOffer():
+            return "raft: a snapshot was offered"
+        case SnapshotRefusal():
+            return "raft: an offered snapshot was refused"
+        case TimeoutNow():
+            return "raft: a leader handed over"
+        case ReadIndexReply():
+            return "raft: a follower's read was confirmed"
+        case Forward(commands=commands):
+            return "runtime: many commands were forwarded at once" if len(commands) > 1 else "runtime: a forward"
+        case ForwardReply():
+            return "runtime: a forward was answered"
+    return ""
+
+
+def see_configuration(world: World, name: str, core: Core, before: PlacedConfiguration | None) -> None:
+    """The latest configuration of a member has moved."""
+    now, new = core.placed, core.placed.configuration
+    if before is None or before == now:
+        return
+    old = before.configuration
+    world.note(name, f"configuration {now.id}: {[m.id for m in new.voters]}{' joint' if new.outgoing else ''}")
+    if (now.term, now.index) < (before.term, before.index):
+        world.reach("raft: a configuration was rolled back")
+        if old.outgoing:
+            world.reach("raft: a joint configuration was rolled back")
+    elif new.outgoing:
+        world.reach("raft: a joint configuration began")
+        if core.node_id not in [m.id for m in new.voters] and core.leader == core.node_id:
+            world.reach("raft: a leader leaves itself out")
+        if len(new.voters) > 1 and not {m.id for m in new.voters} & {m.id for m in new.outgoing}:
+            world.reach("raft: no voter stays")
+    elif old.outgoing:
+        world.reach("raft: a joint configuration ended")
+    if any(m.id in [one.id for one in old.learners if one.promote] for m in new.voters):
+        world.reach("raft: a learner was promoted")
+    if len(new.voters) == 1 and len(old.voters or old.outgoing) > 1:
+        world.reach("raft: shrunk to one voter")
+
+
+def count_up(world: World, node: Node) -> None:
+    """At the end of a process: what it has counted."""
+    peers, counted = node.transport.counters, node.metrics
+    for kind in ("dropped", "rejected", "refused"):
+        for why in getattr(peers, kind):
+            world.reach(f"peers: {kind}, {why}")
+    for name in ("streams_silent", "streams_stalled", "reconnects", "dial_failures", "snapshot_bytes_received"):
+        if getattr(peers, name):
+            world.reach(f"peers: {name}")
+    for name in ("snapshots_taken", "snapshots_installed", "snapshot_failures"):
+        if getattr(counted, name):
+            world.reach(f"runtime: {name}")
+    if node.engine is not None:
+        for error in node.engine.core.remote_errors:
+            world.reach(f"raft: remote error, {error}")
+        for why in node.engine.member.refused:
+            world.reach(f"runtime: refused, {why}")

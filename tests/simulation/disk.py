@@ -1,0 +1,233 @@
+"""A member's disk: the forgetful one of tests/simdisk, with LMDB's files beside it in real memory.
+
+Rules of this module: LMDB opens files by name, so states and snapshots lie in a real directory too; a snapshot's file
+obeys the simulated disk (what was not synced may be torn or gone after a power loss), a working state is garbage after
+one, since nobody syncs it (rule 21).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.simdisk import Crash, SimulatedFiles, _File, healthy
+from tests.simulation.scheduler import Loop
+
+from oarlock.runtime.wal_thread import Item, WalThread
+from oarlock.storage.snapshots import STATE_FILE
+from oarlock.storage.wal import Wal
+
+FAST, SLOW = (0.0001, 0.0015), (0.02, 0.3)  # seconds of a write
+
+
+class Disk(SimulatedFiles):
+    """`root` is the real directory of the same name."""
+
+    def __init__(self, rng: random.Random, root: Path) -> None:
+        super().__init__(rng)
+        self.root = root
+        self.boot = 0
+        self.aside: Path | None = None  # where its real part lies while another is in its place
+        self.slow = False
+        self.hung = False
+        self.waiting: list[Callable[[], None]] = []  # threads in a hung system call
+        root.mkdir(parents=True)
+
+    def write_seconds(self) -> float:
+        return self.rng.uniform(*(SLOW if self.slow else FAST))
+
+    def unhang(self) -> None:
+        self.hung = False
+        waiting, self.waiting = self.waiting, []
+        for go_on in waiting:
+            go_on()
+
+    # -- the mirror
+
+    def mkdir(self, path: Path) -> None:
+        super().mkdir(path)
+        if self.root in (path, *path.parents):
+            path.mkdir(exist_ok=True)
+
+    def open(self, path: Path) -> int:
+        self._pull(path)
+        return super().open(path)
+
+    def exists(self, path: Path) -> bool:
+        self._pull(path)
+        return super().exists(path) or (path.parent == self.root and path.name == "state" and path.exists())
+
+    def listdir(self, path: Path) -> list[str]:
+        self._pull(path / STATE_FILE)
+        return super().listdir(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        if old.name == "state":  # of a quarantine; LMDB's alone
+            old.rename(new)
+            return
+        super().rename(old, new)
+        if old.is_dir():
+            old.rename(new)
+
+    def unlink(self, path: Path) -> None:
+        super().unlink(path)
+        path.unlink(missing_ok=True)
+
+    def rmdir(self, path: Path) -> None:
+        super().rmdir(path)
+        if path.is_dir():
+            path.rmdir()
+
+    def power_loss(self, survives: float | None = None) -> None:
+        for path in sorted(self.root.rglob(STATE_FILE)):
+            self._pull(path)
+        super().power_loss(survives)
+        self.boot += 1
+        for part in self.root.iterdir():
+            if part.is_dir() and part.name != "state":
+                self._push(part)
+        for state in (self.root / "state").glob("*"):
+            size = min(state.stat().st_size, 1 << 16)
+            state.write_bytes(self.rng.randbytes(self.rng.randrange(size + 1)))
+
+    def flip(self, path: Path, offset: int, bit: int) -> None:
+        self._pull(path)
+        super().flip(path, offset, bit)
+        if path.exists():
+            path.write_bytes(self.contents(path))
+
+    def snapshot_files(self) -> list[Path]:
+        """Of what is published."""
+        return sorted((self.root / "snapshots").glob(f"[0-9]*/{STATE_FILE}"))
+
+    def _pull(self, path: Path) -> None:
+        """What LMDB or a fetch wrote to a snapshot's file is written, and not synced."""
+        if path.name != STATE_FILE or not path.exists():
+            return
+        real = path.read_bytes()
+        parent = self._directory(path.parent)
+        node = parent.live.get(path.name)
+        if node is None:
+            node = _File()
+            self._alter(parent, (), {path.name: node})
+        assert isinstance(node, _File)
+        if bytes(node.live) != real:
+            if len(node.live) > len(real):
+                node.live.clear()
+                node.changes.append((0, None))
+            self._change(node, 0, real)
+
+    def _push(self, directory: Path) -> None:
+        """The real directory becomes what the simulated one is."""
+        if not super().exists(directory):
+            shutil.rmtree(directory)
+            return
+        for name in os.listdir(directory):
+            path = directory / name
+            if path.is_dir():
+                self._push(path)
+            elif not super().exists(path):
+                path.unlink()
+        for name in super().listdir(directory):
+            path = directory / name
+            if self.is_directory(path):
+                path.mkdir(exist_ok=True)
+                self._push(path)
+            elif name == STATE_FILE:
+                path.write_bytes(self.contents(path))
+
+    def is_directory(self, path: Path) -> bool:
+        return SimulatedFiles.exists(self, path) and SimulatedFiles.is_directory(self, path)
+
+
+class LogThread(WalThread):
+    """The log's writer, its steps taken in virtual time: what is queued when one begins is written when it ends."""
+
+    disk: Disk  # set by the process that makes the class its own
+
+    def __init__(self, wal: Wal, loop: Loop, *rest: Any) -> None:
+        super().__init__(wal, loop, *rest)
+        self._simulated = loop
+        self._queued: deque[Item] = deque()
+        self._taken: list[Item] = []
+        self._busy = False
+        self._round = 0
+        self._joined = loop.create_future()
+
+    def start(self) -> None:
+        self._busy = False
+
+    def put(self, item: Item) -> None:
+        self._queued.append(item)
+        self._begin()
+
+    async def close(self) -> None:
+        self.put(None)
+        if self.waits_for_space:
+            self.give_up()
+            self._end()
+        await self._joined
+
+    @property
+    def idle(self) -> bool:
+        """Everything it was given is written, and vouched for."""
+        return not self._busy and not self._queued and self._wal._settled
+
+    def crash(self, rng: random.Random) -> None:
+        """The machine stops while a write is under way: some of it may be on the disk."""
+        if not self._taken or self.ended or self.disk.hung or rng.random() < 0.5:
+            return
+        left = rng.randrange(4)
+
+        def stop(operation: str, path: Path) -> None:
+            nonlocal left
+            if operation in ("write", "sync", "create", "allocate", "rename", "sync_directory"):
+                if left == 0:
+                    raise Crash
+                left -= 1
+
+        self.disk.fail = stop
+        self.step(self._taken)
+        self.disk.fail = healthy
+
+    def _begin(self) -> None:
+        if self._busy or self.ended or self.waits_for_space or not self._queued:
+            return
+        self._busy = True
+        self._taken = list(self._queued)
+        self._queued.clear()
+        self._simulated.after(self.disk.write_seconds(), self._written)
+
+    def _written(self) -> None:
+        if self.disk.hung:
+            self.disk.waiting.append(lambda: self._simulated.after(0.0, self._written))
+            return
+        taken, self._taken = self._taken, []
+        self._next(self.step(taken))
+
+    def _next(self, due: float | None) -> None:
+        self._busy = False
+        self._round += 1
+        if self.ended:
+            self._end()
+            return
+        self._begin()
+        if not self._busy and due is not None:
+            self._simulated.after(due, self._passed, self._round)
+
+    def _passed(self, round: int) -> None:
+        if round == self._round and not self._busy and not self.ended and not self.disk.hung:
+            self._next(self.step(()))
+
+    def _end(self) -> None:
+        if not self._joined.done() and not self._simulated.dead:
+            self._joined.set_result(None)
+
+
+def log_thread_of(disk: Disk) -> type[LogThread]:
+    return type("LogThreadOfDisk", (LogThread,), {"disk": disk})

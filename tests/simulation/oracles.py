@@ -1,0 +1,151 @@
+"""What must hold after every event, whatever was done to the cluster.
+
+Rules of this module: it only looks; it counts majorities by the book, and not with the core's own arithmetic; each
+oracle has a name, and a test in which it fires (test_oracles.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from tests.raft_cluster import has_majorities
+from tests.simulation import coverage
+from tests.simulation.ledger import Ledger
+from tests.simulation.scheduler import Violated, World
+
+from oarlock.machine.environment import Environment
+from oarlock.raft.core import Core
+from oarlock.raft.errors import InvariantViolated
+from oarlock.raft.invariants import Glimpse, Witness, check_basic, check_delta, glimpse
+from oarlock.raft.state import Role
+from oarlock.raft.types import Configuration, NodeId, PlacedConfiguration
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Process
+
+
+def violated(oracle: str, what: str) -> Violated:
+    return Violated(f"[{oracle}] {what}")
+
+
+class Oracles:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.witness = Witness()
+        self.ledger = Ledger()
+        self.hashes: dict[int, tuple[str, str]] = {}  # applied index -> (state hash, who had it first)
+        self.votes: dict[tuple[int, NodeId], set[NodeId]] = {}  # (term, candidate) -> who durably voted for it
+        self.durable: dict[NodeId, dict[int, int]] = {}  # what is on a member's disk: index -> term
+        self.floors: dict[NodeId, int] = {}  # and the index that its snapshot covers
+        self._seen: dict[str, tuple[Core, Glimpse, int]] = {}
+        self._quick: dict[str, tuple[object, ...]] = {}
+        self._placed: dict[str, tuple[Core, PlacedConfiguration]] = {}
+
+    def observe(self, process: Process) -> None:
+        """After an event of this process."""
+        node = process.node
+        if not process.up or node is None or node.engine is None or node.engine.halted:
+            return
+        engine = node.engine
+        core, environment = engine.core, engine.environment
+        quick = (core, core.term, core.vote, core.role, core.commit_index, core.applied_index, core.last_index,
+                 core.last_term, core.first_index, core.durable_index, environment.applied.index, core.leader,
+                 core.placed, core._state.durability.durable_sequence)  # fmt: skip
+        if self._quick.get(process.name) == quick:
+            return
+        self._quick[process.name] = quick
+        try:
+            self._core(process.name, core)
+        except InvariantViolated as error:
+            raise violated("invariant", str(error)) from error
+        self._applied(process.name, environment)
+
+    def _core(self, name: str, core: Core) -> None:
+        check_basic(core)
+        before = self._seen.get(name)
+        if before is None or before[0] is not core:
+            self.witness.forget(core.node_id)
+            self._trace(name, core, None)
+            elected = core.role is Role.LEADER
+        else:
+            check_delta(before[1], core)
+            self._trace(name, core, before[1])
+            elected = core.role is Role.LEADER and (before[1].role is not Role.LEADER or before[1].term != core.term)
+        placed = self._placed.get(name)
+        coverage.see_configuration(self.world, name, core, placed[1] if placed and placed[0] is core else None)
+        self._placed[name] = (core, core.placed)
+        seen = glimpse(core)
+        self._remember_disk(core)
+        if elected:
+            self._elected(core)
+        advanced = before is not None and before[0] is core and core.commit_index > before[1].commit
+        if advanced and core.role is Role.LEADER:
+            self._committed(core)
+        self.witness.observe(core)
+        while (term := self.witness.committed.get(self.ledger.index + 1)) is not None:
+            self.ledger.apply(self.witness.entries[self.ledger.index + 1, term][0])
+        self._seen[name] = (core, seen, core.durable_index)
+
+    def _remember_disk(self, core: Core) -> None:
+        held = self.durable.setdefault(core.node_id, {})
+        for index in [i for i in held if i > core.last_index]:
+            del held[index]
+        for index in range(core.first_index, core.durable_index + 1):
+            term = core.term_at(index)
+            if term is not None:
+                held[index] = term
+        if core.snapshot is not None:
+            self.floors[core.node_id] = max(self.floors.get(core.node_id, 0), core.snapshot.index)
+        state = core._state
+        if core.vote and state.durability.state_is_durable(core.term, core.vote):
+            self.votes.setdefault((core.term, core.vote), set()).add(core.node_id)
+
+    def _elected(self, core: Core) -> None:
+        placed = core.placed.configuration
+        voters = self.votes.get((core.term, core.node_id), set())
+        if not has_majorities(placed, sorted(voters)):
+            raise violated("election quorum", f"{core.node_id} leads term {core.term} by the votes of {sorted(voters)}")
+
+    def _committed(self, core: Core) -> None:
+        """Figure 8 and section 3.6: an index is committed only when majorities hold it durably."""
+        index, term = core.commit_index, core.term_at(core.commit_index)
+        holders = [
+            id
+            for id in participants(core.placed.configuration)
+            if self.durable.get(id, {}).get(index) == term or self.floors.get(id, 0) >= index
+        ]
+        if not has_majorities(core.placed.configuration, holders):
+            raise violated("commit quorum", f"{core.node_id} commits {term}.{index}, which is on {holders} alone")
+
+    def _applied(self, name: str, environment: Environment) -> None:
+        applied = environment.applied
+        known = self.hashes.setdefault(applied.index, (environment.state_hash, name))
+        if known[0] != environment.state_hash:
+            raise violated("state hash", f"{name} and {known[1]} differ at index {applied.index}")
+        if applied.index > self.ledger.index:
+            raise violated("apply", f"{name} applied {applied.index}, and only {self.ledger.index} is committed")
+        if applied.index and self.witness.committed[applied.index] != applied.term:
+            raise violated("apply", f"{name} applied {applied.term}.{applied.index}, which was not committed")
+        if applied.index == self.ledger.index and environment.revision != self.ledger.revision:
+            raise violated("revision", f"{name} is at revision {environment.revision}, not {self.ledger.revision}")
+
+    def _trace(self, name: str, core: Core, before: Glimpse | None) -> None:
+        world = self.world
+        if before is None:
+            world.note(name, f"is {core.node_id}, term {core.term}, log {core.first_index}..{core.last_index}")
+            return
+        if (before.role, before.term) != (core.role, core.term):
+            world.note(name, f"{core.role} in term {core.term}, log to {core.last_term}.{core.last_index}")
+            world.reach(f"raft: became {core.role}")
+        if before.entries and core.first_index <= before.entries[-1][0]:
+            last, term = before.entries[-1]
+            if core.term_at(last) != term:
+                world.note(name, f"truncated below {last}, log to {core.last_term}.{core.last_index}")
+                world.reach("raft: the log was truncated")
+        if core.commit_index > before.commit:
+            world.mark(f"{name} commit {core.commit_index}")
+
+
+def participants(configuration: Configuration) -> Iterable[NodeId]:
+    return {m.id: None for m in (*configuration.voters, *configuration.outgoing)}
