@@ -22,6 +22,7 @@ from oarlock.runtime.node import Node
 from oarlock.runtime.settings import NodeSettings
 from oarlock.storage import frame as frame_module
 from oarlock.storage import segment as segment_module
+from oarlock.storage.directory import DataDirectory
 from oarlock.storage.errors import OutOfSpace
 from oarlock.storage.frame import FORMAT_VERSION
 from oarlock.storage.wal import Wal
@@ -207,6 +208,48 @@ async def test_reset_is_refused_to_members_and_repeats_its_answer(tmp_path: Path
     assert (tmp_path / "m" / "quarantine-1" / "wal").is_dir()
     async with running(tmp_path) as node:
         assert node.node_id == answers[0][0]
+
+
+async def test_a_reset_that_finds_no_room_changes_nothing_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to leave the member with neither its old data nor a new beginning."""
+    quarantine = DataDirectory.quarantine
+    full = True
+
+    def set_aside(directory: DataDirectory, request_id: str) -> Path:
+        if full:
+            raise OSError(errno.ENOSPC, "no space")
+        return quarantine(directory, request_id)
+
+    monkeypatch.setattr(DataDirectory, "quarantine", set_aside)
+    async with running(tmp_path) as node:
+        await until(node, "Idle")
+        old = node.node_id
+        refused = await refusal(node.reset("q1", old))
+        assert (refused.code, refused.status, refused.outcome) == ("out_of_space", 507, "unknown")
+        await until(node, "Idle")
+        assert node.node_id == old
+        full = False
+        assert (await node.reset("q1", old))[0] != old
+        await until(node, "Idle")
+
+
+async def test_a_reset_on_a_failing_disk_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 5: how much of it is on the disk is not known, and the next start finds out."""
+    ended: list[str] = []
+
+    def broken(directory: DataDirectory, request_id: str) -> Path:
+        raise OSError(errno.EIO, "bad sector")
+
+    node = await Node.start(settings(tmp_path), CounterMachine(), ended.append)
+    try:
+        await until(node, "Idle")
+        monkeypatch.setattr(DataDirectory, "quarantine", broken)
+        assert (await refusal(node.reset("q1", node.node_id))).code == "disk_failed"
+        assert len(ended) == 1
+    finally:
+        await node.stop()
 
 
 async def test_reset_while_the_log_is_read_is_refused(tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ def main() -> int:
     for point, count in sorted(together.items()):
         print(f"{count:>9}  {point}")
     seconds = time.monotonic() - began
-    print(f"{arguments.seeds} seeds, {events} events, {acknowledged} acknowledged writes in {seconds:.0f} s; failed: {failed}")
+    print(
+        f"{arguments.seeds} seeds, {events} events, {acknowledged} acknowledged writes in {seconds:.0f} s; failed: {failed}"
+    )
     return 1 if failed else 0
 
 

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
 from tests.simulation.process import Process
 from tests.simulation.scheduler import Violated, World
 
@@ -54,6 +55,12 @@ class Admin:
         if not process.up or node is None or node.removed or node.broken is not None:
             return None
         return Member(node.node_id, f"http://{process.name}:2380", f"http://{process.name}:2379", promote)
+
+    def every_voter_is_here(self) -> bool:
+        """With the disk that it had."""
+        configuration = self.configuration()
+        here = {m.id for p in self.processes if (m := self.member(p)) is not None}
+        return configuration is not None and all(m.id in here for m in (*configuration.voters, *configuration.outgoing))
 
     # -- what is done
 
@@ -105,14 +112,16 @@ class Admin:
             name = one.id.rpartition("-")[0]
             lost = name in current and current[name].id != one.id
             if name in self.wanted and not lost:
-                (voters if one in now.voters else learners).append(one)
+                (voters if one in now.voters else learners).append(
+                    one if one in now.voters else replace(one, promote=True)
+                )
         here = {m.id.rpartition("-")[0] for m in (*voters, *learners)}
         for name in sorted(self.wanted - here):
             if name in current and current[name].id not in now.tombstones:
                 learners.append(current[name])
         if not voters:  # none that is wanted votes yet: those that do go on until one does
             voters = [m for m in now.voters if current.get(m.id.rpartition("-")[0], m).id == m.id]
-        if not voters or {m.id for m in (*voters, *learners)} == set(known):
+        if not voters or {m.id: m for m in (*voters, *learners)} == known:
             return False
         self._do(leader, "configuration", self._change(leader.node, voters, learners, core.placed.id))
         return True
@@ -138,6 +147,21 @@ class Admin:
         target = self.world.rng.choice(self.processes).node
         if target is not None:
             self._do(leader, "transfer", leader.node.transfer(target.node_id, 3.0))
+
+    def change_at(self, leader: Process) -> None:
+        """A voter less, or a learner more, whatever was wanted: for a leader that may not be one any more."""
+        node, rng = leader.node, self.world.rng
+        if self.busy or node is None or node.engine is None or not self.every_voter_is_here():
+            return
+        placed = node.engine.core.placed
+        now = placed.configuration
+        voters, learners = list(now.voters), list(now.learners)
+        if len(voters) > 1 and rng.random() < 0.7:
+            voters.remove(rng.choice(voters))
+        spare = [m for p in self.processes if (m := self.member(p)) is not None]
+        known = {*now.tombstones, *(m.id for m in (*voters, *learners))}
+        learners += [m for m in spare if m.id not in known][: rng.randint(0, 1)]
+        self._do(leader, "a change", node.change_configuration(voters, learners, placed.id, 2.0))
 
     def _snapshot(self, leader: Process) -> None:
         process = self.world.rng.choice(self.processes)

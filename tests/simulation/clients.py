@@ -202,9 +202,7 @@ class Clients:
         wanted = self.ledger.at(op.key, op.revision)
         found = op.item
         said = None if found is None else (found.value, found.create_revision, found.mod_revision, found.version)
-        right = (
-            None if wanted is None else (wanted.value, wanted.create_revision, wanted.mod_revision, wanted.version)
-        )
+        right = None if wanted is None else (wanted.value, wanted.create_revision, wanted.mod_revision, wanted.version)
         if said != right:
             raise violated("read", f"{op} read {said} at revision {op.revision}, and the log says {right}")
 

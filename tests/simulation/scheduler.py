@@ -22,6 +22,7 @@ from typing import Any
 
 THREAD_SECONDS = (0.0002, 0.004)  # what a piece of work in a thread takes
 MOST_IN_AN_INSTANT = 20_000
+MANY_TASKS = 1000
 
 
 class Violated(AssertionError):
@@ -40,6 +41,7 @@ class World:
         self.fingerprint = 0  # of the whole run: equal runs have equal ones
         self.found: Violated | None = None  # by somebody who could not raise it
         self.after_event: Callable[[Loop], None] = lambda _: None
+        self.graveyard: list[list[asyncio.Task[Any]]] = []  # of killed processes: what they held must not be closed yet
         self._heap: list[tuple[float, int, Loop, asyncio.Handle]] = []
         self._sequence = 0
 
@@ -113,6 +115,7 @@ class Loop(asyncio.AbstractEventLoop):
         self.finished: dict[int, Any] = {}  # results of threads that nobody has taken yet
         self._base = 1000.0 - world.now * rate
         self._offset = 0.0
+        self._tasks: list[asyncio.Task[Any]] = []
 
     # -- clocks
 
@@ -139,6 +142,7 @@ class Loop(asyncio.AbstractEventLoop):
 
     def kill(self) -> None:
         self.dead = True
+        self.world.graveyard.append(self._tasks)
         for result in self.finished.values():
             if hasattr(result, "close"):
                 result.close()  # what a thread opened for a task that will never take it
@@ -182,7 +186,11 @@ class Loop(asyncio.AbstractEventLoop):
         return asyncio.Future(loop=self)
 
     def create_task(self, coro: Coroutine[Any, Any, Any], *, name: object = None, context: Any = None) -> Any:  # type: ignore[override]
-        return asyncio.Task(coro, loop=self, name=None if name is None else str(name), context=context)
+        task = asyncio.Task(coro, loop=self, name=None if name is None else str(name), context=context)
+        self._tasks.append(task)
+        if len(self._tasks) > MANY_TASKS:
+            self._tasks = [one for one in self._tasks if not one.done()]
+        return task
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         future = self.create_future()
@@ -222,6 +230,8 @@ class Loop(asyncio.AbstractEventLoop):
     def _unexpected(self, context: dict[str, Any]) -> None:
         error = context.get("exception")
         self.world.found = (
-            error if isinstance(error, Violated) else Violated(f"[uncaught] {self.name}: {context.get('message')}: {error!r}")
+            error
+            if isinstance(error, Violated)
+            else Violated(f"[uncaught] {self.name}: {context.get('message')}: {error!r}")
         )
         self.world.found.__cause__ = error

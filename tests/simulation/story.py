@@ -6,10 +6,9 @@ goes deeper into them); what destroys data destroys a minority's at most, until 
 
 from __future__ import annotations
 
-import random
+import gc
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +43,9 @@ class Story:
         self.oracles = Oracles(self.world)
         self.keeper = Loop(self.world, "sim")  # what happens to members happens on no member's clock
         self.admin = Admin(self.world, self.processes, size, restless=rng.choice((0.0, 0.1, 0.5)))
-        self.clients = Clients(self.world, self.oracles.ledger, self.processes, rng.choice((2, 5, 12)), rng.choice((1, 3, 20)))
+        self.clients = Clients(
+            self.world, self.oracles.ledger, self.processes, rng.choice((2, 5, 12)), rng.choice((1, 3, 20))
+        )
         self.healing = False
         self.old_disks: dict[str, list[Disk]] = {}
         self._by_loop = {}
@@ -53,7 +54,7 @@ class Story:
             self.kill, self.kill_several, self.power_loss, self.power_loss_of_all, self.clean_stop, self.pause,
             self.partition, self.one_way_cut, self.isolate_leader, self.break_connections, self.noisy, self.slow_network,
             self.slow_disk, self.hung_disk, self.failing_disk, self.full_disk, self.wipe, self.flip_log, self.flip_snapshot,
-            self.clock_jump, self.wall_clock_jump, self.upgrade, self.old_disk, self.kill_leader,
+            self.clock_jump, self.wall_clock_jump, self.upgrade, self.old_disk, self.kill_leader, self.depose, self.depose,
         ]  # fmt: skip
         self.known = [fault for fault in faults if rng.random() < 0.4] or [self.kill]
         self.every = rng.choice((0.2, 0.7, 2.0))
@@ -178,7 +179,9 @@ class Story:
         groups = {name: rng.randrange(rng.choice((2, 2, 3))) for name in names}
         cut = {(a, b) for a in names for b in names if groups[a] != groups[b]}
         if rng.random() < 0.2:  # a ring: each sees its neighbours
-            cut = {(a, b) for i, a in enumerate(names) for j, b in enumerate(names) if abs(i - j) % (len(names) - 1) > 1}
+            cut = {
+                (a, b) for i, a in enumerate(names) for j, b in enumerate(names) if abs(i - j) % (len(names) - 1) > 1
+            }
         self._cut("partition", cut)
 
     def one_way_cut(self) -> None:
@@ -193,6 +196,18 @@ class Story:
             if self.world.rng.random() < 0.7:
                 cut |= {(b, a) for a, b in cut}
             self._cut("the leader isolated", cut)
+
+    def depose(self) -> None:
+        """A leader, alone or with one other, goes on writing and changing members while the rest elects another."""
+        leader = self.admin.leader()
+        if leader is None:
+            return
+        others = [p.name for p in self.processes if p is not leader]
+        beside = {leader.name, *([self.world.rng.choice(others)] if others and self.world.rng.random() < 0.3 else [])}
+        cut = {(a, b) for a in beside for b in others if b not in beside}
+        self._cut("a leader deposed", cut | {(b, a) for a, b in cut})
+        if self.world.rng.random() < 0.6:
+            self.admin.change_at(leader)
 
     def _cut(self, what: str, pairs: set[tuple[str, str]]) -> None:
         if not pairs:
@@ -266,10 +281,7 @@ class Story:
         configuration = self.admin.configuration()
         if configuration is None or configuration.outgoing or len(configuration.voters) < 3 or self.admin.busy:
             return False
-        ids = {p.node.node_id for p in self.processes if p.up and p.node and not p.node.broken and not p.node.removed}
-        whole = [m.id for m in configuration.voters if m.id in ids]
-        mine = process.node.node_id if process.node is not None else ""
-        return len(whole) == len(configuration.voters) and mine != ""
+        return process.node is not None and self.admin.every_voter_is_here()
 
     def wipe(self) -> None:
         process = self._one()
@@ -285,7 +297,10 @@ class Story:
         configuration = self.admin.configuration()
         if process is None or configuration is None or not self.old_disks.get(process.name):
             return
-        if any(m.id.rpartition("-")[0] == process.name for m in (*configuration.voters, *configuration.learners, *configuration.outgoing)):
+        if any(
+            m.id.rpartition("-")[0] == process.name
+            for m in (*configuration.voters, *configuration.learners, *configuration.outgoing)
+        ):
             return
         self._did("an old disk comes back")
         process.kill(power=True)
@@ -349,6 +364,11 @@ class Story:
         for process in self.processes:
             if not process.up and process.died_of is not None and process.disk.fail is healthy:
                 process.start()
+            elif process.up and process.node is not None and process.node.status().state == "Outdated":
+                self._did("an outdated member upgraded")
+                process.newer = True
+                process.kill()
+                process.start()
             elif process.up and process.refused_start is not None:
                 process.loop.kill()
                 process.disk.kill()
@@ -399,7 +419,11 @@ class Story:
             node = process.node
             if not process.up or node is None or node.engine is None or node.node_id not in ids:
                 return False
-            if node.engine.halted or node.engine.environment.applied.index != core.commit_index or node.leader != core.node_id:
+            if (
+                node.engine.halted
+                or node.engine.environment.applied.index != core.commit_index
+                or node.leader != core.node_id
+            ):
                 return False
         return True
 
@@ -433,7 +457,8 @@ class Story:
 def tell(seed: int, events: int) -> Story:
     """Runs one story to its end. Raises what it found, with the end of the trace."""
     root = Path(tempfile.mkdtemp(prefix="oarlock-simulation-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
-    random.seed(seed)
+    gc.collect()
+    gc.disable()  # a coroutine that is thrown away runs its `finally`: not in the middle of another's life
     try:
         story = Story(seed, root)
         with coverage.LogTap(story.world):
@@ -446,12 +471,6 @@ def tell(seed: int, events: int) -> Story:
             finally:
                 story.close()
     finally:
+        gc.enable()
         shutil.rmtree(root, ignore_errors=True)
     return story
-
-
-def totals(stories: list[Story]) -> Counter[str]:
-    together: Counter[str] = Counter()
-    for story in stories:
-        together.update(story.world.reached)
-    return together
