@@ -4,7 +4,7 @@ BIN := .venv/bin
 TIERS ?=
 SHELL := /bin/bash
 
-.PHONY: help venv lock format check test test-long demo kube bench image clean
+.PHONY: help venv lock format check test test-long sim mutants demo kube bench image clean
 .DEFAULT_GOAL := help
 
 help: ## these lines
@@ -35,6 +35,15 @@ test: .venv/ready ## every tier of tests, or TIERS="unit property"; installs wha
 
 test-long: .venv/ready ## PART=...: a long part; writes docs/evidence/PART.json; resumable
 	@$(BIN)/python tests/long.py $(PART)
+
+SEEDS ?= 20
+FROM ?= 0
+
+sim: .venv/ready ## SEEDS=N FROM=K: stories of whole clusters under faults, each repeatable from its seed
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(FROM)
+
+mutants: .venv/ready ## plant each known bug of the past and hunt it (about 15 min)
+	@$(BIN)/python -m tests.mutants --record
 
 demo: .venv/ready ## three members on this machine in one terminal, with curl lines to try; Ctrl-C ends them
 	@$(BIN)/oarlock dev

@@ -41,6 +41,7 @@ from oarlock.raft.types import (
     PlacedConfiguration,
     SnapshotMeta,
 )
+from tests.majorities import has_majorities
 
 
 def node_id(name: str) -> NodeId:
@@ -66,12 +67,6 @@ def configuration(
 
 def first_entry(voters: str, learners: str = "", min_voters: int = 0) -> Entry:
     return Entry(1, 1, EntryKind.CONFIGURATION, 0, encode(configuration(voters, learners, min_voters=min_voters)))
-
-
-def has_majorities(of: Configuration, ids: Sequence[NodeId]) -> bool:
-    """By the book, and not by the core's own arithmetic, which is under test."""
-    groups = [group for group in (of.voters, of.outgoing) if group]
-    return all(2 * sum(one.id in ids for one in group) > len(group) for group in groups)
 
 
 def chain(digest: str, entry: Entry) -> str:

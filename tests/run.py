@@ -177,6 +177,8 @@ TIERS = (
     Tier("unit", 1, ("tests/unit", "tests/golden")),
     Tier("unit-3.13", 1, ("tests/unit", "tests/golden"), needs=(python313,), command=pytest_313),
     Tier("property", 2, ("tests/property",)),
+    Tier("simulation", 5, ("tests/simulation",), options=("-s",)),
+    Tier("mutants", 2, ("tests/mutants",), ("patch",)),
     Tier("integration", 3, ("tests/integration",), ("prometheus",)),
     Tier("planner", 3, ("tests/operator",)),
     Tier("charts", 2, ("tests/charts",), needs=(go, conformance)),

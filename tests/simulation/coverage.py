@@ -11,7 +11,6 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import structlog
-from tests.simulation.scheduler import Loop, World
 
 from oarlock.peers.messages import Forward, ForwardReply, PeerMessage
 from oarlock.raft.core import Core
@@ -26,6 +25,43 @@ from oarlock.raft.messages import (
 )
 from oarlock.raft.types import PlacedConfiguration
 from oarlock.runtime.node import Node
+from tests.simulation.scheduler import Loop, World
+
+POINTS = (
+    *("raft: became pre_candidate", "raft: became candidate", "raft: became leader", "raft: became follower"),
+    *("raft: a pre-vote was refused", "raft: a vote was refused", "raft: an append was refused"),
+    *("raft: the log was truncated", "raft: a leader stepped down in its own term"),
+    *("raft: a leader stepped down for its disk", "raft: a leader handed over"),
+    *("raft: a joint configuration began", "raft: a joint configuration ended", "raft: a learner was promoted"),
+    *("raft: a configuration was rolled back", "raft: a joint configuration was rolled back"),
+    *("raft: a leader leaves itself out", "raft: shrunk to one voter", "raft: a newcomer heard its first leader"),
+    *("raft: a snapshot was offered", "raft: a follower's read was confirmed"),
+    *("storage: a torn tail was cut", "storage: a failed write ended the process"),
+    *("log: recovered, reused", "log: recovered, rebuilt", "log: this member is out of order, Corrupt"),
+    *("log: the disk is full: nothing is acknowledged until there is space", "log: snapshot installed"),
+    *("log: low on disk space: puts are refused once a majority is", "log: snapshot taken", "log: stopped"),
+    *("log: the disk is full: the start waits for space", "log: snapshot failed", "log: joined"),
+    *("log: this member has been removed from the cluster", "log: reset: the data was set aside"),
+    *("runtime: a forward", "runtime: many commands were forwarded at once", "runtime: refused, forward_broken"),
+    *("runtime: refused, no_leader", "runtime: refused, out_of_space", "runtime: refused, stopping"),
+    *("runtime: refused, awaiting_members", "runtime: refused, superseded", "runtime: snapshots_installed"),
+    *("peers: reconnects", "peers: streams_silent", "peers: dial_failures", "peers: dropped, no_stream"),
+    *("peers: rejected, removed", "peers: rejected, wrong_target", "peers: rejected, not_ready"),
+    *("peers: a snapshot came in parts", "network: a message lost", "network: a message doubled"),
+    *("network: messages swapped", "client: retried under its key", "client: no answer in time"),
+    *("client: refused, leadership_lost", "admin: refused, precondition_failed", "admin: refused, bad_target"),
+    *("admin: refused, would_lose_quorum", "admin: a change of members was committed", "admin: a member was reset"),
+    *("fault: disk wiped", "fault: a bit of the log flipped", "fault: a bit of a snapshot flipped"),
+    *("fault: upgrade", "fault: an old disk comes back", "fault: power loss of all at once", "end: judged"),
+)
+FLOORS = {  # of the 300 stories of `make test`, a fraction of what they do
+    "raft: became leader": 1000,
+    "crashes": 3000,
+    "log: snapshot installed": 150,
+    "raft: a joint configuration ended": 1000,
+    "acknowledged writes": 40_000,
+}
+CRASHES = ("fault: kill -9", "fault: power loss", "fault: the leader killed", "log: fatal")
 
 UNTOLD = ("configuration", "ts", "level", "event", "why", "bytes")  # of a log line: not for the trace
 

@@ -15,12 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.simdisk import Crash, SimulatedFiles, _File, healthy
-from tests.simulation.scheduler import Loop
-
-from oarlock.runtime.wal_thread import Item, WalThread
+from oarlock.runtime.wal_thread import Durable, Item, WalThread
 from oarlock.storage.snapshots import STATE_FILE
 from oarlock.storage.wal import Wal
+from tests.simdisk import Crash, SimulatedFiles, _File, healthy
+from tests.simulation.scheduler import Loop
 
 FAST, SLOW = (0.0001, 0.0015), (0.02, 0.3)  # seconds of a write
 
@@ -150,8 +149,8 @@ class LogThread(WalThread):
 
     disk: Disk  # set by the process that makes the class its own
 
-    def __init__(self, wal: Wal, loop: Loop, *rest: Any) -> None:
-        super().__init__(wal, loop, *rest)
+    def __init__(self, wal: Wal, loop: Loop, on_durable: Callable[[Durable], None], *rest: Any) -> None:
+        super().__init__(wal, loop, on_durable, *rest)
         self._simulated = loop
         self._queued: deque[Item] = deque()
         self._taken: list[Item] = []

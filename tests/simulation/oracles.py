@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tests.raft_cluster import has_majorities
-from tests.simulation import coverage
-from tests.simulation.ledger import Ledger
-from tests.simulation.scheduler import Violated, World
-
 from oarlock.machine.environment import Environment
 from oarlock.raft.core import Core
 from oarlock.raft.errors import InvariantViolated
 from oarlock.raft.invariants import Glimpse, Witness, check_basic, check_delta, glimpse
 from oarlock.raft.state import Role
 from oarlock.raft.types import Configuration, NodeId, PlacedConfiguration
+from tests.majorities import has_majorities
+from tests.simulation import coverage
+from tests.simulation.ledger import Ledger
+from tests.simulation.scheduler import Violated, World
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
@@ -138,6 +137,12 @@ class Oracles:
         if (before.role, before.term) != (core.role, core.term):
             world.note(name, f"{core.role} in term {core.term}, log to {core.last_term}.{core.last_index}")
             world.reach(f"raft: became {core.role}")
+        if before.role is Role.LEADER and core.role is Role.FOLLOWER and before.term == core.term:
+            world.reach("raft: a leader stepped down in its own term")
+            if core._state.disk_hangs:
+                world.reach("raft: a leader stepped down for its disk")
+        if core.leader and core.leader != core.node_id and not core.placed.configuration.voters:
+            world.reach("raft: a newcomer heard its first leader")
         if before.entries and core.first_index <= before.entries[-1][0]:
             last, term = before.entries[-1]
             if core.term_at(last) != term:

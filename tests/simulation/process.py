@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from tests.simulation import coverage
-from tests.simulation.disk import Disk, LogThread, log_thread_of
-from tests.simulation.network import Client, Network
-from tests.simulation.scheduler import Loop, Violated, World
 
 from oarlock.kv.machine import KvMachine
 from oarlock.runtime.host import Host
 from oarlock.runtime.node import Node
 from oarlock.runtime.settings import NodeSettings
 from oarlock.storage.errors import Corrupt, StorageError
+from tests.simulation import coverage
+from tests.simulation.disk import Disk, LogThread, log_thread_of
+from tests.simulation.network import Client, Network
+from tests.simulation.scheduler import Loop, Violated, World
 
 TOKEN = "simulated"
 
@@ -100,6 +100,7 @@ class Process:
         except OSError as error:  # as `oarlock serve` does, the process ends, and is started again
             self._fatal(f"does not start: {error}")
             return
+        node.transport.options = replace(node.transport.options, range_bytes=12 << 10, chunk_bytes=4 << 10)
         self.node = node
         coverage.tap_messages(self.world, node)
 

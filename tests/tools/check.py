@@ -25,6 +25,7 @@ CHECKS: dict[str, list[object]] = {
     "rendered manifests": [sys.executable, "tests/tools/render.py", "--check"],
     "locked packages": [sys.executable, "tests/tools/locked.py"],
     "promises": [sys.executable, "tests/tools/promises.py"],
+    "guarantees": [sys.executable, "tests/tools/guarantees.py"],
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.tools import guarantees
 from tests.tools.promises import exists, judge
 
 HERE = "tests/unit/test_promises.py::test_a_promise_is_kept_or_told"
@@ -32,3 +33,20 @@ def test_a_clause_stands_once() -> None:
 
 def test_a_parameter_is_no_part_of_the_name() -> None:
     assert exists(LONG)
+
+
+def test_a_guarantee_without_a_test_that_exists_is_a_fault() -> None:
+    page = "\n".join(
+        [
+            "| promise | kept by |",
+            "|---|---|",
+            "| kept | `tests/unit/test_promises.py::test_a_guarantee_without_a_test_that_exists_is_a_fault` |",
+            "| unkept | |",
+            "| gone | `tests/unit/test_promises.py::test_no_such_thing` |",
+            "| elsewhere | `tests/e2e/scenarios/helm.py::test_a_cluster_is_installed_and_tested` |",
+        ]
+    )
+    faults, promises = guarantees.judge(page, ["tests/unit"])
+    assert promises == 4
+    assert [fault.split()[0] for fault in faults[:2]] == ["no", "there"]
+    assert faults[2].endswith("is in no tier")

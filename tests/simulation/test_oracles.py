@@ -1,0 +1,218 @@
+"""Each oracle of the simulation fires: a sound run is told something that is not so, or a member is made to lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from oarlock.machine.command import Result
+from oarlock.raft.core import Core
+from tests.simulation import clients, coverage, runs, story
+from tests.simulation.clients import Operation
+from tests.simulation.ledger import Fate, Item
+from tests.simulation.process import Process
+from tests.simulation.scheduler import Loop, Violated, World
+from tests.simulation.story import Story
+
+SEED = 3
+
+
+@pytest.fixture
+def quiet(tmp_path: Path) -> Iterator[Story]:
+    """A cluster at work, that nothing has happened to."""
+    one = Story(SEED, tmp_path)
+    with coverage.LogTap(one.world):
+        one.faults.known = []
+        one.admin.restless = 0.0
+        try:
+            assert one.world.run(60_000, until=lambda: one.clients.acknowledged > 40 and one.whole())
+            yield one
+        finally:
+            one.close()
+
+
+def leader_of(one: Story) -> tuple[Process, Core]:
+    process = one.admin.leader()
+    assert process is not None
+    assert process.node is not None
+    assert process.node.engine is not None
+    return process, process.node.engine.core
+
+
+def found_by(oracle: str) -> pytest.RaisesExc[Violated]:
+    return pytest.raises(Violated, match=rf"^\[{oracle}\]")
+
+
+def acknowledged(one: Story, kind: str = "put") -> Operation:
+    """One that changed something, or saw something."""
+    done = [op for op in one.clients.done if op.kind == kind and op.outcome == "acknowledged" and not op.idempotency]
+    if kind == "put":
+        return [op for op in done if op.result is not None and op.result.status in clients.CHANGES][-1]
+    return [op for op in done if op.item is not None][-1]
+
+
+def test_a_commit_without_a_majority(quiet: Story) -> None:
+    _, core = leader_of(quiet)
+    quiet.oracles.durable.clear()
+    quiet.oracles.floors.clear()
+    with found_by("commit quorum"):
+        quiet.oracles._committed(core)
+
+
+def test_a_leader_without_votes(quiet: Story) -> None:
+    _, core = leader_of(quiet)
+    quiet.oracles.votes.clear()
+    with found_by("election quorum"):
+        quiet.oracles._elected(core)
+
+
+def test_a_commit_index_that_falls(quiet: Story) -> None:
+    process, core = leader_of(quiet)
+    core._state.commit -= 1
+    with found_by("invariant"):
+        quiet.oracles.observe(process)
+
+
+def test_a_committed_entry_that_another_member_has_otherwise(quiet: Story) -> None:
+    process, core = leader_of(quiet)
+    known = quiet.oracles.witness.entries
+    place = (core.last_index, core.last_term)
+    entry, previous = known[place]
+    known[place] = (msgspec.structs.replace(entry, data=b"another"), previous)
+    quiet.oracles.witness.forget(core.node_id)
+    quiet.oracles._quick.clear()
+    with found_by("invariant"):
+        quiet.oracles.observe(process)
+
+
+def test_two_members_that_differ_at_one_index(quiet: Story) -> None:
+    process, _ = leader_of(quiet)
+    assert process.node is not None
+    index = process.node.environment.applied.index
+    quiet.oracles.hashes[index] = ("another", "m9")
+    with found_by("state hash"):
+        quiet.oracles._applied(process.name, process.node.environment)
+
+
+def test_an_entry_that_is_applied_before_it_is_committed(quiet: Story) -> None:
+    quiet.oracles.ledger.index -= 1
+    process, _ = leader_of(quiet)
+    assert process.node is not None
+    with found_by("apply"):
+        quiet.oracles._applied(process.name, process.node.environment)
+
+
+def test_a_revision_that_nobody_wrote(quiet: Story) -> None:
+    quiet.oracles.ledger.revision += 1
+    process, _ = leader_of(quiet)
+    assert process.node is not None
+    with found_by("revision"):
+        quiet.oracles._applied(process.name, process.node.environment)
+
+
+def test_a_write_that_was_answered_and_is_not_in_the_log(quiet: Story) -> None:
+    op = acknowledged(quiet)
+    del quiet.oracles.ledger.fates[op.mark]
+    with found_by("acknowledged"):
+        quiet.clients._judge_now(op)
+    with found_by("lost"):
+        quiet.clients.judge_at_end()
+
+
+def test_an_answer_that_is_another_writes(quiet: Story) -> None:
+    op = acknowledged(quiet)
+    assert op.result is not None
+    wrong = Result(op.result.status, op.result.revision - 1, op.result.body)
+    with found_by("acknowledged"):
+        quiet.clients._judge_now(replace(op, result=wrong))
+
+
+@pytest.mark.parametrize("kind", ["put", "read"])
+def test_an_operation_older_than_what_had_ended_before_it(quiet: Story, kind: str) -> None:
+    with found_by("linearizable"):
+        quiet.clients._judge_now(replace(acknowledged(quiet, kind), floor=10**6))
+
+
+@pytest.mark.parametrize("kind", ["read", "stale"])
+def test_a_read_of_what_was_never_there(quiet: Story, kind: str) -> None:
+    """A stale read may be old, but what it sees must have been so at its revision."""
+    op = replace(acknowledged(quiet, "read"), kind=kind)
+    quiet.oracles.ledger.history[op.key] = [(1, Item(b"x", 1, 1, 1))]
+    with found_by("read"):
+        quiet.clients._judge_now(op)
+
+
+def test_a_refusal_that_was_applied(quiet: Story) -> None:
+    quiet.clients.done.append(replace(acknowledged(quiet), outcome="not_applied"))
+    with found_by("outcome"):
+        quiet.clients.judge_at_end()
+
+
+def test_a_write_that_stands_twice_in_the_log(quiet: Story) -> None:
+    fates = quiet.oracles.ledger.fates[acknowledged(quiet).mark]
+    fates.append(Fate(fates[0].index + 1, 0, 10**6, b""))
+    with found_by("doubled"):
+        quiet.clients.judge_at_end()
+
+
+def test_a_key_that_a_member_lacks(quiet: Story) -> None:
+    quiet.oracles.ledger.store[b"another"] = Item(b"x", 1, 1, 1)
+    with found_by("state"):
+        quiet._compare_states()
+
+
+def test_an_exception_that_nobody_expected(quiet: Story) -> None:
+    process, _ = leader_of(quiet)
+    process.loop.call_soon(lambda: 1 // 0)
+    with found_by("uncaught"):
+        quiet.world.run(1000)
+
+
+def test_a_cluster_that_never_heals(quiet: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(story, "HEALING_SECONDS", 15.0)
+    monkeypatch.setattr(quiet.faults, "heal", lambda: None)
+    for process in quiet.processes:
+        process.kill()
+    with found_by("liveness"):
+        quiet.run(2000)
+
+
+def test_a_cluster_that_is_never_whole(quiet: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(story, "HEALING_SECONDS", 15.0)
+    monkeypatch.setattr(quiet, "whole", lambda: False)
+    with found_by("convergence"):
+        quiet.run(2000)
+
+
+def test_time_that_stands_still() -> None:
+    world = World(1)
+    loop = Loop(world, "m0")
+
+    def again() -> None:
+        loop.call_soon(again)
+
+    again()
+    with pytest.raises(Violated, match="time stands still"):
+        world.run(10**6)
+
+
+def test_what_fails_is_told_again_in_fewer_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shrinking keeps the oracle, and drops faults and events that it does not need."""
+
+    def suspicious(self: clients.Clients, op: Operation) -> None:
+        if len(self.done) > 20:
+            raise Violated("[read] planted")
+
+    monkeypatch.setattr(clients.Clients, "_judge_now", suspicious)
+    told = runs.run(SEED, 8000)
+    assert told.oracle == "read"
+    assert told.faults
+    shrunk = runs.shrink(told, 8000)
+    assert shrunk.told.oracle == "read"
+    assert set(shrunk.without) == set(told.faults)
+    assert shrunk.events < 8000
+    assert f"--from {SEED} --events {shrunk.events} --without" in shrunk.command

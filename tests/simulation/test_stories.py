@@ -1,0 +1,61 @@
+"""Three hundred clusters, whatever happens to them: rules 1 to 27 under everything at once (pitfalls F6, L12, M3)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.coverage import CRASHES, FLOORS, POINTS
+from tests.simulation.runs import Told, run, run_all, shrink
+
+ROOT = Path(__file__).resolve().parents[2]
+SEEDS = 300
+EVENTS = 20_000
+
+
+@pytest.fixture(scope="module")
+def stories() -> list[Told]:
+    return list(run_all(range(SEEDS), EVENTS))
+
+
+@pytest.mark.timeout(1200)
+def test_no_oracle_stops_a_story(stories: list[Told]) -> None:
+    failed = [told for told in stories if told.failure]
+    for told in failed[:3]:
+        shrunk = shrink(told, EVENTS)
+        print(f"seed {told.seed}: {told.failure}", *shrunk.told.lines[-60:], f"again: {shrunk.command}", sep="\n")
+    assert not failed, [(told.seed, told.failure) for told in failed]
+    assert all(told.events >= EVENTS for told in stories)
+
+
+def test_every_point_is_reached(stories: list[Told]) -> None:
+    """What no story goes through, none tests."""
+    reached: Counter[str] = sum((told.reached for told in stories), Counter())
+    assert len(POINTS) >= 45
+    assert not [point for point in POINTS if not reached[point]]
+
+
+def test_much_happens(stories: list[Told]) -> None:
+    done: Counter[str] = sum((told.reached for told in stories), Counter())
+    done["crashes"] = sum(done[point] for point in CRASHES)
+    done["acknowledged writes"] = sum(told.acknowledged for told in stories)
+    for what, floor in FLOORS.items():
+        print(f"{done[what]:>9} {what} (at least {floor})")
+        assert done[what] >= floor, what
+
+
+def test_a_seed_is_a_run() -> None:
+    """Whatever the order of sets and dictionaries, and whatever was told before in the same process."""
+    program = "from tests.simulation.runs import run; print([run(s, 6000).fingerprint for s in (3, 17, 24)])"
+    told = [run(seed, 6000).fingerprint for seed in (24, 3, 17)]
+    for order in ("0", "12345"):
+        environment = {**os.environ, "PYTHONHASHSEED": order, "PYTHONPATH": str(ROOT)}
+        again = subprocess.run(
+            [sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True
+        )
+        assert again.stdout.strip() == str([told[1], told[2], told[0]]), again.stderr
