@@ -33,10 +33,11 @@ check: .venv/ready ## lint, format, types, walls, rendered manifests, lock files
 test: .venv/ready ## every tier of tests, or TIERS="unit property"; installs what they need
 	@$(BIN)/python tests/run.py $(TIERS)
 
-test-long: .venv/ready ## PART=...: a long part; writes docs/evidence/PART.json; resumable
-	@$(BIN)/python tests/long.py $(PART)
+test-long: .venv/ready ## PART=e2e, or PART=soak HOURS=N: a long part; writes docs/evidence/PART.json
+	@$(BIN)/python tests/long.py $(PART) $(HOURS)
 
 SEEDS ?= 20
+HOURS ?=
 FROM ?= 0
 
 sim: .venv/ready ## SEEDS=N FROM=K: stories of whole clusters under faults, each repeatable from its seed

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs one part of the long tests and writes its evidence: long.py PART (`make test-long PART=...`).
+"""Runs one part of the long tests and writes its evidence: long.py PART, or long.py soak HOURS (`make test-long`).
 
 A part is a list of scenarios, each a pytest run of its own. A part that was interrupted goes on where it stopped: what
 passed is not run again as long as its sources are the same. Its evidence (docs/evidence/PART.json) is written only when
@@ -52,8 +52,11 @@ TIER = {"e2e": "e2e"}  # whose packages and preparations a part needs
 
 
 def main() -> int:
+    if len(sys.argv) == 3 and sys.argv[1] == "soak":
+        return soak(float(sys.argv[2]))
     if len(sys.argv) != 2 or sys.argv[1] not in PARTS:
-        print(f"there is no part {' '.join(sys.argv[1:]) or '(none named)'}; there are: {', '.join(PARTS)}")
+        named = " ".join(sys.argv[1:]) or "(none named)"
+        print(f"there is no part {named}; there are: {', '.join(PARTS)}, and soak with HOURS=N")
         return 2
     part = sys.argv[1]
     evidence.refuse_uncommitted()
@@ -74,6 +77,19 @@ def main() -> int:
     print(f"{results[-1]['scenario']}: {results[-1]['outcome']}\n{results[-1]['said']}")
     print(f"evidence: {evidence.write(part, results)}")
     return 0 if all(r["outcome"] == "passed" for r in results) else 1
+
+
+def soak(hours: float) -> int:
+    """Stories of seeds that were never told."""
+    sys.path.insert(0, str(run.ROOT))
+    from tests.simulation.soak import soak as tell
+
+    evidence.refuse_uncommitted()
+    told = tell(hours, time.time())
+    outcome = "failed" if told["failed"] else "passed"
+    result = {"scenario": f"{hours:g} h", "outcome": outcome, "files": [], "sources": evidence.sources("soak"), **told}
+    print(f"evidence: {evidence.write('soak', [result])}")
+    return 1 if told["failed"] else 0
 
 
 def holds(part: str, result: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation import soak
 from tests.simulation.coverage import CRASHES, FLOORS, POINTS
-from tests.simulation.runs import Told, run, run_all, shrink
+from tests.simulation.runs import Shrunk, Told, run, run_all, shrink
+from tests.simulation.soak import KEPT
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 300
@@ -47,6 +50,26 @@ def test_much_happens(stories: list[Told]) -> None:
     for what, floor in FLOORS.items():
         print(f"{done[what]:>9} {what} (at least {floor})")
         assert done[what] >= floor, what
+
+
+def test_what_failed_once_fails_no_more() -> None:
+    """What `make test-long PART=soak` has kept."""
+    for one in json.loads(KEPT.read_text()):
+        told = run(one["seed"], one["events"], one["without"])
+        assert not told.failure, one
+
+
+def test_a_soak_keeps_what_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bad = run(3, 600)._replace(failure="Violated: [read] planted")
+    monkeypatch.setattr(soak, "KEPT", tmp_path / "kept.json")
+    soak.KEPT.write_text("[]")
+    monkeypatch.setattr(soak, "run_all", lambda seeds, events: iter([bad]))
+    monkeypatch.setattr(soak, "shrink", lambda told, events: Shrunk(told, 600, ("kill",)))
+    told = soak.soak(0.0, 5.0)
+    assert (told["seeds"], told["failed"], told["from"]) == (1, 1, 5000)
+    assert json.loads(soak.KEPT.read_text()) == [
+        {"seed": 3, "events": 600, "without": ["kill"], "what": "Violated: [read] planted"}
+    ]
 
 
 def test_a_seed_is_a_run() -> None:

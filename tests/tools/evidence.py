@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DIRECTORY = ROOT / "docs/evidence"
 PRODUCT = ("node", "operator", "charts", "manifests", "Dockerfile", "requirements")
 SOURCES = {  # of each part: the product, and what judges it; a star stands for what is committed there
+    "soak": ("node", "tests/simulation", "tests/simdisk.py"),
     "e2e": (*PRODUCT, "tests/e2e/*.py", "tests/kube", "tests/images", "tests/judge.py", "tests/load.py"),
 }
 

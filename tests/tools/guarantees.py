@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does every row of docs/guarantees.md name tests, and do they exist in a tier of `make test`? Standard library only."""
+"""Does every row of docs/guarantees.md name tests, and are they in a tier of `make test`? Standard library only."""
 
 from __future__ import annotations
 
