@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+from tests.majorities import has_majorities
 
 from oarlock.raft.configurations import NOTHING_PLACED, encode, placed_of
 from oarlock.raft.core import Core
@@ -41,7 +42,6 @@ from oarlock.raft.types import (
     PlacedConfiguration,
     SnapshotMeta,
 )
-from tests.majorities import has_majorities
 
 
 def node_id(name: str) -> NodeId:

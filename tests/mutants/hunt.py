@@ -12,8 +12,9 @@ import re
 import sys
 from dataclasses import asdict, dataclass
 
-import oarlock
 from tests.simulation.runs import run
+
+import oarlock
 
 EVENTS = 20_000
 _ORACLE = re.compile(r"Violated: \[([a-z ]+)\]")

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
 from tests.mutants.__main__ import TABLE, caught
 from tests.mutants.hunt import Catch, judged
 from tests.mutants.planted import ROOMS, Bug, DoesNotApply, bugs, planted

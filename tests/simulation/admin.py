@@ -10,12 +10,12 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
+from tests.simulation.process import Process
+from tests.simulation.scheduler import Violated, World
 
 from oarlock.raft.state import Role
 from oarlock.raft.types import Configuration, Member
 from oarlock.runtime.errors import Refused
-from tests.simulation.process import Process
-from tests.simulation.scheduler import Violated, World
 
 if TYPE_CHECKING:
     from oarlock.runtime.node import Node

@@ -11,13 +11,14 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.ledger import Ledger
+from tests.simulation.oracles import violated
+from tests.simulation.scheduler import Loop, World
+
 from oarlock.kv import query
 from oarlock.kv.commands import encode_delete, encode_put
 from oarlock.machine.command import Command, Result, Status
 from oarlock.runtime.errors import Refused
-from tests.simulation.ledger import Ledger
-from tests.simulation.oracles import violated
-from tests.simulation.scheduler import Loop, World
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process

@@ -11,6 +11,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import structlog
+from tests.simulation.scheduler import Loop, World
 
 from oarlock.peers.messages import Forward, ForwardReply, PeerMessage
 from oarlock.raft.core import Core
@@ -25,7 +26,6 @@ from oarlock.raft.messages import (
 )
 from oarlock.raft.types import PlacedConfiguration
 from oarlock.runtime.node import Node
-from tests.simulation.scheduler import Loop, World
 
 POINTS = (
     *("raft: became pre_candidate", "raft: became candidate", "raft: became leader", "raft: became follower"),

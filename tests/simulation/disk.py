@@ -15,11 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.simdisk import Crash, SimulatedFiles, _File, healthy
+from tests.simulation.scheduler import Loop
+
 from oarlock.runtime.wal_thread import Durable, Item, WalThread
 from oarlock.storage.snapshots import STATE_FILE
 from oarlock.storage.wal import Wal
-from tests.simdisk import Crash, SimulatedFiles, _File, healthy
-from tests.simulation.scheduler import Loop
 
 FAST, SLOW = (0.0001, 0.0015), (0.02, 0.3)  # seconds of a write
 

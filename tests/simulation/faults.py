@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from oarlock.storage.segment import SEGMENT_HEADER_BYTES
 from tests.simdisk import failing, healthy
 from tests.simulation.admin import Admin
 from tests.simulation.disk import Disk
 from tests.simulation.network import Network
 from tests.simulation.process import Process
 from tests.simulation.scheduler import Loop, World
+
+from oarlock.storage.segment import SEGMENT_HEADER_BYTES
 
 CALM = (0.0002, 0.002)  # seconds of latency
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
+from tests.simulation.scheduler import Loop, World
 
 from oarlock.peers.client import Address, OpeningRefused, PeerClient, PeerUnreachable
 from oarlock.peers.frames import EMPTY_FRAME, HEADER
 from oarlock.peers.hello import HEADER_NAME, BadHello, Hello, decode_hello, encode_hello
 from oarlock.peers.stream_client import StreamBroken
-from tests.simulation.scheduler import Loop, World
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process

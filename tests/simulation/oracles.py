@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from tests.majorities import has_majorities
+from tests.simulation import coverage
+from tests.simulation.ledger import Ledger
+from tests.simulation.scheduler import Violated, World
+
 from oarlock.machine.environment import Environment
 from oarlock.raft.core import Core
 from oarlock.raft.errors import InvariantViolated
 from oarlock.raft.invariants import Glimpse, Witness, check_basic, check_delta, glimpse
 from oarlock.raft.state import Role
 from oarlock.raft.types import Configuration, NodeId, PlacedConfiguration
-from tests.majorities import has_majorities
-from tests.simulation import coverage
-from tests.simulation.ledger import Ledger
-from tests.simulation.scheduler import Violated, World
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process

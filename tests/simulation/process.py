@@ -11,15 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.simulation import coverage
+from tests.simulation.disk import Disk, LogThread, log_thread_of
+from tests.simulation.network import Client, Network
+from tests.simulation.scheduler import Loop, Violated, World
+
 from oarlock.kv.machine import KvMachine
 from oarlock.runtime.host import Host
 from oarlock.runtime.node import Node
 from oarlock.runtime.settings import NodeSettings
 from oarlock.storage.errors import Corrupt, StorageError
-from tests.simulation import coverage
-from tests.simulation.disk import Disk, LogThread, log_thread_of
-from tests.simulation.network import Client, Network
-from tests.simulation.scheduler import Loop, Violated, World
 
 TOKEN = "simulated"
 

@@ -90,16 +90,13 @@ class World:
 
     def reschedule(self, loop: Loop) -> None:
         """The clock of `loop` was moved: its timers are due at other times."""
-        self._heap = [
-            (max(self.now, one.world_time(handle.when())) if isinstance(handle, Timer) and one is loop else at, *rest)
-            for at, *rest in self._heap
-            for one, handle in [(rest[1], rest[2])]
-        ]  # type: ignore[assignment]
-        heapq.heapify(self._heap)
-
-
-class Timer(asyncio.TimerHandle):
-    """A handle that knows its time on the loop's own clock."""
+        heap = []
+        for at, sequence, one, handle in self._heap:
+            if one is loop and isinstance(handle, asyncio.TimerHandle):
+                at = max(self.now, loop.world_time(handle.when()))
+            heap.append((at, sequence, one, handle))
+        heapq.heapify(heap)
+        self._heap = heap
 
 
 class Loop(asyncio.AbstractEventLoop):
@@ -174,7 +171,7 @@ class Loop(asyncio.AbstractEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        handle = Timer(when, callback, args, self, context)
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
         self.world.push(max(self.world.now, self.world_time(when)), self, handle)
         return handle
 

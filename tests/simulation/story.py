@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from oarlock.kv import query
 from tests.simdisk import healthy
 from tests.simulation import coverage
 from tests.simulation.admin import Admin
@@ -22,6 +21,8 @@ from tests.simulation.network import Network
 from tests.simulation.oracles import Oracles, violated
 from tests.simulation.process import Process
 from tests.simulation.scheduler import Loop, World
+
+from oarlock.kv import query
 
 HEALING_SECONDS = 120.0  # of virtual time, in which a healed cluster must be whole
 HEALING_EVENTS = 80_000

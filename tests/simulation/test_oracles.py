@@ -8,15 +8,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-
-from oarlock.machine.command import Result
-from oarlock.raft.core import Core
 from tests.simulation import clients, coverage, runs, story
 from tests.simulation.clients import Operation
 from tests.simulation.ledger import Fate, Item
 from tests.simulation.process import Process
 from tests.simulation.scheduler import Loop, Violated, World
 from tests.simulation.story import Story
+
+from oarlock.machine.command import Result
+from oarlock.raft.core import Core
 
 SEED = 3
 

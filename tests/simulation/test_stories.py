@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-
 from tests.simulation import soak
 from tests.simulation.coverage import CRASHES, FLOORS, POINTS
 from tests.simulation.runs import Shrunk, Told, run, run_all, shrink
