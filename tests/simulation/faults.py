@@ -33,6 +33,7 @@ class Faults:
         faults: list[Callable[[], None]] = [
             *(self.kill, self.kill_several, self.kill_leader, self.power_loss, self.power_loss_of_all, self.clean_stop),
             *(self.pause, self.partition, self.one_way_cut, self.isolate_leader, self.depose, self.depose),
+            *(self.freeze_leader, self.freeze_leader),
             *(self.break_connections, self.noisy, self.slow_network, self.slow_disk, self.hung_disk),
             *(self.failing_disk, self.full_disk, self.wipe, self.old_disk, self.flip_log, self.flip_snapshot),
             *(self.clock_jump, self.wall_clock_jump, self.upgrade),
@@ -174,13 +175,26 @@ class Faults:
         if self.world.rng.random() < 0.6:
             self.admin.change_at(leader)
 
+    def freeze_leader(self) -> None:
+        """It is cut off and stands still for longer than an election; when it goes on, it is still cut off, and clients
+        that can reach it ask what it knows."""
+        leader = self.admin.leader()
+        if leader is None:
+            return
+        names = [p.name for p in self.processes if p is not leader]
+        pairs = {(leader.name, n) for n in names} | {(n, leader.name) for n in names}
+        self._cut("the leader frozen and cut off", pairs)
+        loop = leader.loop
+        loop.pause()
+        self.keeper.after(self.world.rng.uniform(1.5, 4.0), loop.resume)
+
     def _cut(self, what: str, pairs: set[tuple[str, str]]) -> None:
         if not pairs:
             return
         self.did(what)
         self.network.heal_cuts()
         self.network.cut = pairs
-        self._later(self.network.heal_cuts)
+        self._later(self.network.heal_cuts, 3.0)
 
     def break_connections(self) -> None:
         self.did("connections broken")

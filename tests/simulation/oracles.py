@@ -6,7 +6,7 @@ oracle has a name, and a test in which it fires (test_oracles.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from tests.majorities import has_majorities
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
 
 
+ALONE_SECONDS = 5.0  # more than two election time-outs, of slow clocks too
+
+
 def violated(oracle: str, what: str) -> Violated:
     return Violated(f"[{oracle}] {what}")
 
@@ -39,6 +42,7 @@ class Oracles:
         self.durable: dict[NodeId, dict[int, int]] = {}  # what is on a member's disk: index -> term
         self.floors: dict[NodeId, int] = {}  # and the index that its snapshot covers
         self._seen: dict[str, tuple[Core, Glimpse, int]] = {}
+        self._alone: dict[str, tuple[float, int]] = {}  # leaders that reach no majority: since when, in which term
         self._quick: dict[str, tuple[object, ...]] = {}
         self._placed: dict[str, tuple[Core, PlacedConfiguration]] = {}
 
@@ -86,6 +90,30 @@ class Oracles:
         while (term := self.witness.committed.get(self.ledger.index + 1)) is not None:
             self.ledger.apply(self.witness.entries[self.ledger.index + 1, term][0])
         self._seen[name] = (core, seen, core.durable_index)
+
+    def look_at_leaders(self, processes: Sequence[Process], cut: set[tuple[str, str]]) -> None:
+        """Once a second. Check-quorum: a leader that no majority can have answered for so long has stepped down."""
+        running = {p.name for p in processes if p.up and not p.loop.paused}
+        for process in processes:
+            node = process.node
+            leads = process.name in running and node is not None and node.engine is not None and not node.engine.halted
+            core = node.engine.core if leads and node is not None and node.engine is not None else None
+            if core is None or core.role is not Role.LEADER:
+                self._alone.pop(process.name, None)
+                continue
+            names = {id: id.rpartition("-")[0] for id in participants(core.placed.configuration)}
+            here = process.name
+            reached = [
+                id
+                for id, name in names.items()
+                if name == here or (name in running and (name, here) not in cut and (here, name) not in cut)
+            ]
+            if has_majorities(core.placed.configuration, reached):
+                self._alone.pop(here, None)
+                continue
+            since, term = self._alone.setdefault(here, (self.world.now, core.term))
+            if term == core.term and self.world.now - since > ALONE_SECONDS:
+                raise violated("check quorum", f"{core.node_id} has led term {term} alone for {ALONE_SECONDS} s")
 
     def _remember_disk(self, core: Core) -> None:
         held = self.durable.setdefault(core.node_id, {})

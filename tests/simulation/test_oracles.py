@@ -70,6 +70,16 @@ def test_a_leader_without_votes(quiet: Story) -> None:
         quiet.oracles._elected(core)
 
 
+def test_a_leader_that_nobody_answers(quiet: Story) -> None:
+    process, _ = leader_of(quiet)
+    others = [p.name for p in quiet.processes if p is not process]
+    cut = {(process.name, name) for name in others}
+    quiet.oracles.look_at_leaders(quiet.processes, cut)
+    quiet.world.now += 6.0
+    with found_by("check quorum"):
+        quiet.oracles.look_at_leaders(quiet.processes, cut)
+
+
 def test_a_commit_index_that_falls(quiet: Story) -> None:
     process, core = leader_of(quiet)
     core._state.commit -= 1
