@@ -18,13 +18,15 @@ from oarlock.api import parsing
 from oarlock.api.limits import Limits
 from oarlock.api.problems import ApiError
 from oarlock.kv.commands import decode_operation, encode_delete, encode_put
-from oarlock.machine.command import Batch, Command, encode_batch
+from oarlock.machine.command import Batch, Command, decode_batch, encode_batch
 from oarlock.peers.frames import FrameError, FrameReader, encode_frame
 from oarlock.peers.hello import BadHello, Hello, HelloKind, decode_hello, encode_hello
 from oarlock.peers.messages import Undecodable, decode_message, encode_message
 from oarlock.peers.snapshot_serve import answer_range
+from oarlock.raft.configurations import encode, placed_of
+from oarlock.raft.errors import RemoteError
 from oarlock.raft.messages import Append, SnapshotOffer, Vote
-from oarlock.raft.types import Configuration, Entry, HardState, Member, PlacedConfiguration, SnapshotMeta
+from oarlock.raft.types import Configuration, Entry, EntryKind, HardState, Member, PlacedConfiguration, SnapshotMeta
 from oarlock.storage.errors import Corrupt, NewerFormat
 from oarlock.storage.frame import (
     ORIGIN,
@@ -62,6 +64,10 @@ def read_wal(data: bytes) -> None:
     headers_after(data, 0, 1, NONCE)
 
 
+def read_configuration(data: bytes) -> None:
+    placed_of(Entry(9, 2, EntryKind.CONFIGURATION, 1001, data))
+
+
 def read_query(data: bytes) -> None:
     parameters = parsing.parse_query(data, frozenset({"limit", "key_b64", "prefix"}))
     parsing.number(parameters, "limit", 1, 1000)
@@ -85,6 +91,8 @@ PARSERS: dict[str, tuple[bytes, Callable[[bytes], object], tuple[type[Exception]
     "segment": (encode_segment_header(3, NONCE), lambda d: decode_segment_header(d, 3), (Corrupt, NewerFormat)),
     "snapshot": (encode_meta(META), decode_meta, (Corrupt, NewerFormat)),
     "identity": (encode_identity(Identity(name="a", node_id=MEMBER.id)), decode_identity, (Corrupt, NewerFormat)),
+    "batch": (ENTRY.data, decode_batch, (msgspec.DecodeError, UnicodeDecodeError)),
+    "configuration": (encode(PLACED.configuration), read_configuration, (RemoteError,)),
     "operation": (encode_delete(b"key", 3), decode_operation, (msgspec.DecodeError,)),
     "query": (b"limit=10&prefix=%61", read_query, (ApiError,)),
     "headers": (b'"123"', read_headers, (ApiError,)),

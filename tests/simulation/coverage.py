@@ -56,7 +56,7 @@ POINTS = (
 )
 FLOORS = {  # of the 300 stories of `make test`, a fraction of what they do
     "raft: became leader": 1000,
-    "crashes": 3000,
+    "crashes": 1500,
     "log: snapshot installed": 150,
     "raft: a joint configuration ended": 1000,
     "acknowledged writes": 40_000,

@@ -221,8 +221,12 @@ class LogThread(WalThread):
             self._simulated.after(due, self._passed, self._round)
 
     def _passed(self, round: int) -> None:
-        if round == self._round and not self._busy and not self.ended and not self.disk.hung:
-            self._next(self.step(()))
+        if round != self._round or self._busy or self.ended:
+            return
+        if self.disk.hung:
+            self.disk.waiting.append(lambda: self._simulated.after(0.0, self._passed, round))
+            return
+        self._next(self.step(()))
 
     def _end(self) -> None:
         if not self._joined.done() and not self._simulated.dead:

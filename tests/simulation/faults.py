@@ -272,10 +272,13 @@ class Faults:
 
     def old_disk(self) -> None:
         """A disk whose member was replaced comes back, in a process that no configuration names."""
-        process = self._one()
+        having = [p for p in self._running() if self.old_disks.get(p.name)]
         configuration = self.admin.configuration()
-        if process is None or configuration is None or not self.old_disks.get(process.name):
+        if not having or configuration is None:
             return
+        process = self.world.rng.choice(having)
+        if len(self.admin.wanted) > 1:
+            self.admin.wanted.discard(process.name)  # so that, a while later, no configuration names it
         groups = (configuration.voters, configuration.learners, configuration.outgoing)
         if process.name in [m.id.rpartition("-")[0] for group in groups for m in group]:
             return

@@ -85,7 +85,7 @@ class Oracles:
             self._elected(core)
         advanced = before is not None and before[0] is core and core.commit_index > before[1].commit
         if advanced and core.role is Role.LEADER:
-            self._committed(core)
+            self._committed(core, placed[1] if placed else core.placed)
         self.witness.observe(core)
         while (term := self.witness.committed.get(self.ledger.index + 1)) is not None:
             self.ledger.apply(self.witness.entries[self.ledger.index + 1, term][0])
@@ -135,15 +135,14 @@ class Oracles:
         if not has_majorities(placed, sorted(voters)):
             raise violated("election quorum", f"{core.node_id} leads term {core.term} by the votes of {sorted(voters)}")
 
-    def _committed(self, core: Core) -> None:
-        """Figure 8 and section 3.6: an index is committed only when majorities hold it durably."""
+    def _committed(self, core: Core, before: PlacedConfiguration) -> None:
+        """Figure 8 and section 3.6: an index is committed only when majorities hold it durably. One event may commit,
+        and then append the next configurations: any that was in force since `before` will do."""
+        in_force = [one for one in core._state.configurations.newest_first() if one.index >= before.index]
+        ids = dict.fromkeys(id for one in in_force for id in participants(one.configuration))
         index, term = core.commit_index, core.term_at(core.commit_index)
-        holders = [
-            id
-            for id in participants(core.placed.configuration)
-            if self.durable.get(id, {}).get(index) == term or self.floors.get(id, 0) >= index
-        ]
-        if not has_majorities(core.placed.configuration, holders):
+        holders = [id for id in ids if self.durable.get(id, {}).get(index) == term or self.floors.get(id, 0) >= index]
+        if not any(has_majorities(one.configuration, holders) for one in in_force):
             raise violated("commit quorum", f"{core.node_id} commits {term}.{index}, which is on {holders} alone")
 
     def _applied(self, name: str, environment: Environment) -> None:

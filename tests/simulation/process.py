@@ -101,7 +101,7 @@ class Process:
         except OSError as error:  # as `oarlock serve` does, the process ends, and is started again
             self._fatal(f"does not start: {error}")
             return
-        node.transport.options = replace(node.transport.options, range_bytes=12 << 10, chunk_bytes=4 << 10)
+        node.transport.options = replace(node.transport.options, range_bytes=12 << 10)
         self.node = node
         coverage.tap_messages(self.world, node)
 

@@ -60,7 +60,7 @@ def test_a_commit_without_a_majority(quiet: Story) -> None:
     quiet.oracles.durable.clear()
     quiet.oracles.floors.clear()
     with found_by("commit quorum"):
-        quiet.oracles._committed(core)
+        quiet.oracles._committed(core, core.placed)
 
 
 def test_a_leader_without_votes(quiet: Story) -> None:

@@ -152,6 +152,10 @@ def on_append_reply(state: State, message: AppendReply) -> None:
     arrived = peer.state is ProgressState.SNAPSHOT and peer.match >= state.log.start_index
     if found or arrived:
         peer.become_replicate()
+    elif peer.state is ProgressState.SNAPSHOT and peer.match >= peer.snapshot:
+        # It has what it was offered, and the log was cut beyond that meanwhile: it needs a newer one. Without this it
+        # would be offered the same one for ever (S6).
+        peer.become_probe()
 
 
 def on_heartbeat_reply(state: State, message: HeartbeatReply) -> None:
