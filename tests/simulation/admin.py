@@ -123,6 +123,9 @@ class Admin:
             voters = [m for m in now.voters if current.get(m.id.rpartition("-")[0], m).id == m.id]
         if not voters or {m.id: m for m in (*voters, *learners)} == known:
             return False
+        answering = {m.id for m in current.values()}
+        if 2 * sum(m.id in answering for m in voters) <= len(voters):
+            return False  # such a configuration could decide nothing, and maybe never again: it waits for them
         self._do(leader, "configuration", self._change(leader.node, voters, learners, core.placed.id))
         return True
 

@@ -42,6 +42,7 @@ class Process:
         self.refused_start: Exception | None = None
         self.died_of: str | None = None
         self.wall_offset_ms = 0
+        self._swaps = itertools.count()
         self.deaths: list[Callable[[], None]] = []  # called once, by the next end of this process
         network.processes[name] = self
 
@@ -119,7 +120,7 @@ class Process:
     def swap_disk(self, other: Disk | None) -> Disk:
         """Puts another disk in, or an empty one; the one that was there."""
         assert not self.up
-        aside = self.disk.root.with_name(f"{self.name}-aside-{len(list(self.disk.root.parent.iterdir()))}")
+        aside = self.disk.root.with_name(f"{self.name}-aside-{next(self._swaps)}")
         taken = self.disk
         taken.root.rename(aside)
         taken.aside = aside
