@@ -63,6 +63,7 @@ class TestMember:
     token: str = TOKEN
     options: PeerOptions = FAST
     verdict: Verdict = Verdict.OK
+    tombstones: set[NodeId] = field(default_factory=set)
     port: int = 0
     peer_url: str = ""  # advertised; the loopback address unless a test says otherwise
     got: list[PeerMessage] = field(default_factory=list)
@@ -108,6 +109,7 @@ class TestMember:
             local=self.identity,
             token=self.token,
             judge=self.judge,
+            is_removed=lambda node_id: node_id in self.tombstones,
             on_message=self._take,
             on_connected=lambda peer: self.events.append(("connected", peer)),
             on_disconnected=lambda peer: self.events.append(("disconnected", peer)),

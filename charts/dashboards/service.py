@@ -189,6 +189,14 @@ def peers() -> list[Panel]:
             "none",
             Query(rise(m("oarlock_raft_remote_errors_total"), "pod, kind"), "{{pod}} {{kind}}"),
         ),
+        graph(
+            "Diverged members",
+            "Members that applied the same log to another state than their leader, compared once a second. Normal: 0. "
+            "Otherwise the one that a majority contradicts is Corrupt, votes no more, and is replaced. Without a "
+            "majority nobody is judged: keep the volumes, compare `state_hash` in the members' status, and report it.",
+            "none",
+            Query(f"sum by (pod) ({m('oarlock_raft_diverged_peers')})", "{{pod}}"),
+        ),
     ]
 
 

@@ -144,6 +144,18 @@ async def test_a_removed_member_is_told_so() -> None:
         await until(lambda: b.transport.connected(a.id), "a, no longer refused, is a guest")
 
 
+async def test_a_removed_member_is_told_so_by_whoever_took_the_place_of_those_it_knew() -> None:
+    """An old disk comes back when every member that it knows has been replaced: nobody else would tell it."""
+    a, b = TestMember("a"), TestMember("b")
+    async with running(a, b):
+        old = Member("b-00000000000000ff", b.url, "http://unused:1")
+        a.transport.set_peers([old])
+        await until(lambda: a.transport.counters.refused["wrong_target"] >= 1, "a looks for who is not there any more")
+        assert not [e for e in a.events if e[0] == "removed"]
+        b.tombstones.add(a.id)
+        await until(lambda: ("removed", b.id) in a.events, "a is told")
+
+
 async def test_a_member_of_another_cluster_is_told_so() -> None:
     a, b = TestMember("a", cluster_id="other.1"), TestMember("b")
     async with running(a, b):

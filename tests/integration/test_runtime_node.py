@@ -15,6 +15,7 @@ import pytest
 from tests.counter_machine import CounterMachine
 
 from oarlock.peers.hello import Hello, HelloKind, Verdict
+from oarlock.peers.messages import Diverged
 from oarlock.raft.types import EntryKind
 from oarlock.runtime import joining, recovery
 from oarlock.runtime.errors import Refused
@@ -293,6 +294,37 @@ async def test_a_corrupt_log_stays_and_says_so(tmp_path: Path) -> None:
         assert (await refusal(node.read())).code == "corrupt"
         assert (await refusal(node.transfer("m-1", 0.1))).code == "not_ready"
         await node.reset("q1", node.node_id)
+        await until(node, "Idle")
+
+
+async def test_a_state_gone_astray_is_remembered_until_a_reset(tmp_path: Path) -> None:
+    """Rule 26: the next start finds nothing wrong with such a directory by itself."""
+    async with running(tmp_path) as node:
+        await until(node, "Idle")
+        await node.bootstrap("r1", "main", 1)
+        await until(node, "Participating")
+        await add(node, b"x")
+        assert node.engine is not None
+        index, mine = node.engine.environment.applied.index, node.engine.environment.state_hash
+        node.engine.receive(Diverged("l-1", node.node_id, node.term, index, "f" * 32))  # from one that does not lead
+        assert node.status().state == "Participating"
+        node.engine.receive(Diverged(node.node_id, node.node_id, node.term, index, "f" * 32))
+        assert node.status().state == "Corrupt"
+        assert node.engine.halted
+    for _ in range(2):
+        async with running(tmp_path) as node:
+            await until(node, "Corrupt")
+            why = node.status().reason
+            assert f"index {index}" in why
+            assert mine in why
+            assert why.endswith("replace this member")
+            assert (await refusal(node.read())).code == "corrupt"
+            assert await joining.judge(node, hello(node, node.cluster_id or "")) is Verdict.NOT_READY
+    async with running(tmp_path) as node:
+        await until(node, "Corrupt")
+        await node.reset("q1", node.node_id)
+        await until(node, "Idle")
+    async with running(tmp_path) as node:
         await until(node, "Idle")
 
 

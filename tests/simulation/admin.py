@@ -73,7 +73,7 @@ class Admin:
             return
         for process in self.processes:
             node = process.node
-            if process.up and node is not None and (node.removed or node.stale or node.broken is not None):
+            if process.up and node is not None and self._is_lost(node):
                 if node.broken is not None and node.broken.state != "Corrupt":
                     continue
                 self._do(process, "reset", self._reset(process))
@@ -86,6 +86,14 @@ class Admin:
         rng = self.world.rng
         if rng.random() < self.restless:
             self.world.rng.choice((self._scale, self._transfer, self._snapshot, self._stale_change))(leader)
+
+    def _is_lost(self, node: Node) -> bool:
+        """It says so itself; or it was removed before it had heard of any configuration, and so nobody tells it."""
+        if node.removed or node.stale or node.broken is not None:
+            return True
+        configuration, engine = self.configuration(), node.engine
+        gone = configuration is not None and node.node_id in configuration.tombstones
+        return gone and engine is not None and engine.participant(node.node_id) is None
 
     def _found(self) -> None:
         first = self.processes[0]

@@ -52,6 +52,7 @@ POINTS = (
     *("client: refused, leadership_lost", "admin: refused, precondition_failed", "admin: refused, bad_target"),
     *("admin: refused, would_lose_quorum", "admin: a change of members was committed", "admin: a member was reset"),
     *("fault: disk wiped", "fault: a bit of the log flipped", "fault: a bit of a snapshot flipped"),
+    *("fault: a state gone astray", "log: the same log was applied to another state"),
     *("fault: upgrade", "fault: an old disk comes back", "fault: power loss of all at once", "end: judged"),
 )
 FLOORS = {  # of the 300 stories of `make test`, a fraction of what they do

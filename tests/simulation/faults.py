@@ -15,6 +15,8 @@ from tests.simulation.network import Network
 from tests.simulation.process import Process
 from tests.simulation.scheduler import Loop, World
 
+from oarlock.kv.head import read_head, write_head
+from oarlock.machine.protocol import Trees
 from oarlock.storage.segment import SEGMENT_HEADER_BYTES
 
 CALM = (0.0002, 0.002)  # seconds of latency
@@ -36,7 +38,7 @@ class Faults:
             *(self.freeze_leader, self.freeze_leader),
             *(self.break_connections, self.noisy, self.slow_network, self.slow_disk, self.hung_disk),
             *(self.failing_disk, self.full_disk, self.wipe, self.old_disk, self.flip_log, self.flip_snapshot),
-            *(self.clock_jump, self.wall_clock_jump, self.upgrade),
+            *(self.clock_jump, self.wall_clock_jump, self.upgrade, self.go_astray),
         ]
         drawn = [fault for fault in faults if rng.random() < 0.4] or [self.kill]
         self.known = [fault for fault in drawn if fault.__name__ not in without]
@@ -260,6 +262,8 @@ class Faults:
         configuration = self.admin.configuration()
         if configuration is None or configuration.outgoing or len(configuration.voters) < 3 or self.admin.busy:
             return False
+        if any(m.id in self.world.astray for m in (*configuration.voters, *configuration.learners)):
+            return False
         return process.node is not None and self.admin.every_voter_is_here()
 
     def wipe(self) -> None:
@@ -314,6 +318,24 @@ class Faults:
                 process.disk.flip(path, self.world.rng.randrange(max(1, size)), self.world.rng.randrange(8))
                 self.did("a bit of a snapshot flipped")
             self._restart_later(process)
+
+    def go_astray(self) -> None:
+        """A member's digest becomes another one, as if it had applied a command differently (rule 26). What clients
+        read of it stays right, so that their histories are judged as always."""
+        process = self._one()
+        if process is None or process.node is None or not self._may_destroy(process):
+            return
+        engine = process.node.engine
+        if engine is None or engine.halted or engine.environment._job is not None:
+            return
+        environment = engine.environment
+        with environment._env.begin(write=True) as txn:
+            trees = Trees(txn, environment.named)
+            head = read_head(trees)
+            write_head(trees, head._replace(digest=bytes(255 - byte for byte in head.digest)))
+            environment._head = environment.machine.head(trees)
+        self.world.astray.add(process.node.node_id)
+        self.did("a state gone astray")
 
     # Time and versions.
 

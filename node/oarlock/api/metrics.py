@@ -107,6 +107,8 @@ def _raft(node: Node, status: MemberStatus) -> Iterator[Metric]:
         age.add_metric([peer], NEVER if contact is None else contact)
     yield match
     yield age
+    diverged = sum(progress.diverged for progress in status.peers.values())
+    yield _gauge("oarlock_raft_diverged_peers", "On the leader: peers that applied the log to another state", diverged)
     text = "Since this member heard of a leader, or since its start; 0 on the leader"
     yield _gauge("oarlock_raft_leader_contact_age_seconds", text, _leader_contact_age(node, status))
     yield _histogram("oarlock_raft_commit_latency_seconds", "Propose to commit, on the leader", counters.commit_latency)

@@ -46,7 +46,12 @@ def status_answer(status: MemberStatus, settings: NodeSettings) -> StatusAnswer:
         state_hash=status.state_hash,
         revision=status.revision,
         peers={
-            peer: PeerModel(match_index=p.match_index, contact_age_seconds=p.contact_age_seconds, progress=p.progress)
+            peer: PeerModel(
+                match_index=p.match_index,
+                contact_age_seconds=p.contact_age_seconds,
+                progress=p.progress,
+                diverged=p.diverged,
+            )
             for peer, p in status.peers.items()
         },
         replay=_replay(status),

@@ -159,12 +159,12 @@ def check_answer(asked: Hello, answer: Hello) -> None:
 
 
 def removed_by(asked: Hello, refusal: OpeningRefused) -> NodeId | None:
-    """The member that told us that we are removed; None unless it is the one we meant, in our own cluster. A 410 of
-    anybody else proves nothing: `Removed` is for good."""
+    """The member that told us that we are removed; None unless it is one of our own cluster, whichever: those that we
+    knew may all have been replaced. A 410 of anybody else proves nothing: `Removed` is for good."""
     hello = refusal.hello
     if refusal.status != 410 or refusal.code != "removed" or hello is None:
         return None
-    if hello.node_id != asked.target_node_id or not asked.cluster_id or hello.cluster_id != asked.cluster_id:
+    if not asked.cluster_id or hello.cluster_id != asked.cluster_id:
         return None
     return hello.node_id
 

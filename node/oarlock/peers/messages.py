@@ -70,14 +70,25 @@ class ForwardReply(Struct, frozen=True, array_like=True, tag=15):
 
 
 class Report(Struct, frozen=True, array_like=True, tag=16):
-    """A follower tells its leader about its disk (rule 5)."""
+    """A follower tells its leader about its disk (rule 5), and the hashes of its state at some indices (rule 26)."""
 
     sender: NodeId
     to: NodeId
     low_on_space: bool
+    states: tuple[tuple[int, str], ...] = ()
 
 
-PeerMessage: TypeAlias = RaftMessage | Forward | ForwardReply | Report
+class Diverged(Struct, frozen=True, array_like=True, tag=17):
+    """The leader of `term` tells a member what a majority of the voters has at `index`, where it has another state."""
+
+    sender: NodeId
+    to: NodeId
+    term: int
+    index: int
+    state_hash: str
+
+
+PeerMessage: TypeAlias = RaftMessage | Forward | ForwardReply | Report | Diverged
 
 _ON_DATA = frozenset({*DATA_MESSAGES, Forward, ForwardReply})
 _encoder = msgspec.msgpack.Encoder()

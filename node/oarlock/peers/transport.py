@@ -66,6 +66,7 @@ class Transport:
     `asgi` is the app for /raft/*. Callbacks:
     * `local()`: our identity now. `judge(hello)`: the runtime's verdict on an opener whose identity fits (tombstones:
       REMOVED; an Idle member persists `hello.cluster_id` before it answers OK to a stream, rule 16).
+    * `is_removed(id)`: is the id tombstoned? Asked about openers that look for another member at our address.
     * `on_message(message)`: from a member that the stream's hello named, addressed to us.
     * `on_connected(id)`/`on_disconnected(id)`: both our streams to it are open / one of them has gone.
     * `on_unheard(id)`: the stream on which it would answer our forwards has gone.
@@ -82,6 +83,7 @@ class Transport:
         token: str,
         on_message: Callable[[PeerMessage], None],
         judge: Callable[[Hello], Awaitable[Verdict]],
+        is_removed: Callable[[NodeId], bool] = lambda _: False,
         on_connected: Callable[[NodeId], None] = _nothing,
         on_disconnected: Callable[[NodeId], None] = _nothing,
         on_unheard: Callable[[NodeId], None] = _nothing,
@@ -103,6 +105,7 @@ class Transport:
         self.client = client if client is not None else PeerClient(token)
         self.asgi = PeerApp(self, token)
         self.local_identity = local
+        self.is_removed = is_removed
         self.snapshot_path = snapshot_file
         self.snapshot_progress = on_snapshot_progress
         self._on_hello = on_hello

@@ -1,4 +1,4 @@
-"""What an operator asks of a member: bootstrap, membership, transfer, barrier, reset.
+"""What an operator asks of a member: bootstrap, membership, transfer, barrier. (resetting has the reset.)
 
 Two rules: a call that changes something answers only when the change is committed, or says that it is unknown; nothing
 here decides what is safe, the core and the directory do.
@@ -18,7 +18,7 @@ from oarlock.raft.core import Core
 from oarlock.raft.errors import Busy, ConfigurationRefused, NotLeader, TransferRefused
 from oarlock.raft.state import Role
 from oarlock.raft.types import Configuration, Entry, EntryKind, HardState, Member, NodeId
-from oarlock.runtime.errors import Refused, no_leader, not_leader, overloaded, stopping, unknown_outcome
+from oarlock.runtime.errors import Refused, no_leader, not_leader, overloaded, unknown_outcome
 from oarlock.storage.errors import OutOfSpace
 from oarlock.storage.identity import BootstrapRecord
 
@@ -170,32 +170,6 @@ async def barrier(node: Node, timeout_seconds: float) -> tuple[int, int]:
     except TimeoutError:
         raise no_leader("no quorum confirmed a leader in time") from None
     return index, node.environment.applied.term
-
-
-async def reset(node: Node, request_id: str, node_id: NodeId) -> tuple[NodeId, str]:
-    """(new node id, quarantine). Renames this member's data and begins anew, Idle; never deletes (design of the API).
-
-    Refused for another id, and for one in the latest configuration this member knows, unless it is out of order,
-    another cluster's or removed. The same request gets the same answer.
-    """
-    async with node.life:
-        for done in node.directory.identity.reset_requests:
-            if done.request_id == request_id:
-                return done.node_id, done.quarantine
-        if node_id != node.node_id:
-            raise Refused("wrong_node", f"this member is {node.node_id}, not {node_id}", status=409, retryable=False)
-        if node.stopping:
-            raise stopping()
-        corrupt = node.broken is not None and node.broken.state == "Corrupt"
-        if not (corrupt or node.stale is not None or node.removed):
-            if node.engine is None:  # and so nobody knows yet what configuration it is in
-                if node.broken is not None:  # its data is sound: only a newer version may say that it is not needed
-                    raise node.broken.refusal
-                raise Refused("replaying", "this member is still reading its log: try again shortly", status=503)
-            if node.engine.participant(node_id) is not None:
-                why = "this member is in the latest configuration it knows: remove it from the cluster first"
-                raise Refused("still_a_member", why, status=409, retryable=False)
-        return await node.begin_anew(request_id)
 
 
 def _engine(node: Node) -> Engine:

@@ -1,8 +1,9 @@
 """Brings committed entries to the machine, in slices, between turns of the loop (rules 24 and 27).
 
-Three rules: entries are applied in the order of the log, each once, and an installed snapshot stands in that order too;
+Four rules: entries are applied in the order of the log, each once, and an installed snapshot stands in that order too;
 while a slice's transaction is open or a swap is under way, nothing else writes to the environment; however often `run`
-is called, at most one slice is taken in a turn of the loop once there is a backlog.
+is called, at most one slice is taken in a turn of the loop once there is a backlog; a job ends at each checkpoint, so
+that members can compare their states (rule 26).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from oarlock.machine.command import Result
 from oarlock.machine.environment import Environment
 from oarlock.machine.errors import OutOfSpace
 from oarlock.raft.types import Entry, SnapshotMeta
+from oarlock.runtime.divergence import job_length
 
 SLICE_SECONDS = 0.01
 PATIENCE_SECONDS = 0.002  # of a member whose clients do not wait for what it applies
@@ -152,6 +154,10 @@ class Applier:
                 assert isinstance(more, list)
                 size += sum([len(e.data) for e in more])
                 head = head + more
+            most = job_length(head[0].index)
+            if len(head) > most:
+                self._queue.appendleft(head[most:])
+                head = head[:most]
             self._entries = head
             self._began = self._work_clock()
             self._job = self.environment.begin(head)

@@ -28,6 +28,7 @@ from oarlock.raft.types import Entry, EntryKind, HardState, NodeId, SnapshotMeta
 from oarlock.raft.types import Member as Participant
 from oarlock.runtime.apply import Applier
 from oarlock.runtime.changes import Changes, Events
+from oarlock.runtime.divergence import StateDiverged
 from oarlock.runtime.errors import OUTDATED, out_of_order
 from oarlock.runtime.host import Host
 from oarlock.runtime.member import Member
@@ -318,6 +319,7 @@ class Engine:
         member = self.member
         self.metrics.apply_seconds.observe(seconds)
         member.applied(entries, results)
+        member.states.note(self.environment.applied.index, self.environment.state_hash)
         self._deliver(member.take_answers())
         if any(e.kind != EntryKind.COMMANDS for e in entries):
             member.cluster_version = self.environment.cluster_version
@@ -348,6 +350,7 @@ class Engine:
         self.metrics.snapshots_installed += 1
         self.member.cluster_version = self.environment.cluster_version
         self.member.installed(meta)
+        self.member.states.note(meta.index, self.environment.state_hash)
         log.info("snapshot installed", index=meta.index, term=meta.term, bytes=meta.size_bytes)
         self._events.changed()
         self.wake()
@@ -408,11 +411,13 @@ class Engine:
         member = Member(core, self._now(), Limits(), first_number=self.host.rng.getrandbits(56))
         member.speaks_version = self.machine.version
         member.cluster_version = self.environment.cluster_version
+        member.states.note(self.environment.applied.index, self.environment.state_hash)
         return member
 
     def _failed(self, error: BaseException) -> None:
-        """What Raft excludes, or a newer version wrote: stay, and say so. Else nobody knows, so the process ends."""
-        if isinstance(error, (InvariantViolated, *OUTDATED)):
+        """What Raft excludes, a newer version wrote, or a state gone astray: stay, and say so. Else nobody knows, so
+        the process ends."""
+        if isinstance(error, (InvariantViolated, StateDiverged, *OUTDATED)):
             self.halt()
             self._events.out_of_order(out_of_order(error))
         else:

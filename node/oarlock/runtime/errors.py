@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from oarlock.machine.errors import NewerState, UnknownEntry
-from oarlock.storage.errors import NewerFormat
+from oarlock.runtime.divergence import StateDiverged
+from oarlock.storage.errors import SPACE_ERRNOS, NewerFormat
 
 Outcome = Literal["not_applied", "unknown"]
 
@@ -50,6 +51,7 @@ class OutOfOrder:
 
     state: Literal["Corrupt", "Outdated"]
     why: str
+    lasting: bool = False  # the next start would not see it by itself: it is to be remembered
 
     @property
     def refusal(self) -> Refused:
@@ -61,7 +63,7 @@ def out_of_order(error: Exception) -> OutOfOrder:
     """A member whose data a newer version wrote is Outdated; any other that cannot go on is Corrupt."""
     if isinstance(error, OUTDATED):
         return OutOfOrder("Outdated", f"{error}: run a newer version")
-    return OutOfOrder("Corrupt", f"{error}: replace this member")
+    return OutOfOrder("Corrupt", f"{error}: replace this member", lasting=isinstance(error, StateDiverged))
 
 
 def no_leader(why: str = "no leader is known; an election may be under way: try again shortly") -> Refused:
@@ -84,6 +86,12 @@ def unknown_outcome(code: str, why: str) -> Refused:
 def out_of_space() -> Refused:
     why = "a majority of members is low on disk space: delete keys or grow the volumes; reads and deletes go on"
     return Refused("out_of_space", why, status=507, retryable=False)
+
+
+def disk_refused(what: str, error: OSError) -> Refused:
+    full = error.errno in SPACE_ERRNOS
+    code, status = ("out_of_space", 507) if full else ("disk_failed", 500)
+    return Refused(code, f"{what}: {error}", status=status, outcome="unknown")
 
 
 def stopping() -> Refused:

@@ -38,6 +38,7 @@ async def housekeep(node: Node) -> None:
     node.wal_bytes, wal_since = await engine.in_log_thread(lambda wal: (wal.bytes(), wal.bytes_since(since)))
     engine.snapshots.expire_pins(node.wal_bytes)
     engine.snapshots.take_if_due(wal_since)
+    _tell_divergence(node, engine)
     _propose_housekeeping(engine)
     while not node.stopping and engine.maintain():  # noqa: ASYNC110
         await asyncio.sleep(0)  # work, not waiting: the loop turns between slices
@@ -60,6 +61,15 @@ def _judge_space(engine: Engine, free_bytes: int) -> None:
         member.low_on_space = True
     elif free_bytes > bound * 3 // 2:
         member.low_on_space = False
+
+
+def _tell_divergence(node: Node, engine: Engine) -> None:
+    """Once for each change of who it is (rule 26). The member itself says so too, if a majority is against it."""
+    differing = engine.member.finding.differing if engine.core.role is Role.LEADER else frozenset[str]()
+    if differing and differing != node.alarmed:
+        judged = sorted(engine.member.finding.odd)
+        log.error("the same log was applied to another state", peers=sorted(differing), odd_ones_out=judged)
+    node.alarmed = differing
 
 
 def _propose_housekeeping(engine: Engine) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from oarlock.peers.hello import Hello, HelloKind, Verdict
+from oarlock.raft.types import NodeId
 from oarlock.runtime.errors import Refused
 from oarlock.storage.errors import OutOfSpace
 
@@ -25,7 +26,7 @@ async def judge(node: Node, hello: Hello) -> Verdict:
     engine = node.engine
     if engine is None or engine.halted or node.stopping:
         return Verdict.NOT_READY
-    if hello.node_id in engine.core.committed_placed.configuration.tombstones:
+    if is_removed(node, hello.node_id):
         return Verdict.REMOVED
     if node.cluster_id is None and hello.kind in (HelloKind.CONTROL, HelloKind.DATA):
         try:
@@ -34,6 +35,11 @@ async def judge(node: Node, hello: Hello) -> Verdict:
             log.error("this member cannot join yet", cluster_id=hello.cluster_id, why=str(e))
             return Verdict.NOT_READY
     return Verdict.OK if node.cluster_id in (None, hello.cluster_id) else Verdict.WRONG_CLUSTER
+
+
+def is_removed(node: Node, node_id: NodeId) -> bool:
+    """By a configuration that is committed (rule 10)."""
+    return node.engine is not None and node_id in node.engine.core.committed_placed.configuration.tombstones
 
 
 async def _join(node: Node, cluster_id: str) -> None:

@@ -8,19 +8,20 @@ a refusal says `not_applied` only where that is certain for ever (rule 8).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from oarlock.machine.command import Batch, Command, Result, encode_batch
-from oarlock.peers.messages import ERROR, RESULT, Forward, ForwardReply, ForwardResult, PeerMessage, Report
+from oarlock.peers.messages import ERROR, RESULT, Diverged, Forward, ForwardReply, ForwardResult, PeerMessage, Report
 from oarlock.raft.core import Core
 from oarlock.raft.effects import Ready
 from oarlock.raft.errors import Busy, NotLeader
 from oarlock.raft.quorum import majority
 from oarlock.raft.state import Role
 from oarlock.raft.types import NOBODY, Entry, EntryKind, NodeId, SnapshotMeta
+from oarlock.runtime.divergence import Finding, StateDiverged, States, compare, states_of
 from oarlock.runtime.errors import Refused, no_leader, out_of_space, overloaded, stopping, unknown_outcome
 from oarlock.runtime.forwarding import Forwards, Handed, Pending, Slot, from_wire, size_of, to_wire, unpack
 from oarlock.runtime.reads import Reads
@@ -45,6 +46,8 @@ class Member:
         self.peer_versions: dict[NodeId, int] = {}
         self.in_flight_bytes = 0
         self.refused: dict[str, int] = {}
+        self.states = States()
+        self.finding = Finding()  # as leader: whose state is another
         self._queue: deque[Pending] = deque()
         self._gathered = False  # the first in the queue has waited long enough for others
         self._handed: dict[int, Handed] = {}
@@ -52,6 +55,7 @@ class Member:
         self._reads = Reads(core, self.limits.waiting_reads, first_number)
         self._unreached: NodeId = NOBODY  # a leader that no stream leads to: what is for it waits here
         self._space: dict[NodeId, bool] = {}
+        self._heard_states: dict[NodeId, Mapping[int, str]] = {}
         self._ticked_at = now
         self._reported_at = now
         self._version_proposed = (0, 0)  # (term, version)
@@ -87,6 +91,10 @@ class Member:
             self._forward_answered(message)
         elif isinstance(message, Report):
             _remember(self._space, message.sender, message.low_on_space)
+            _remember(self._heard_states, message.sender, states_of(message.states))
+            self._compare_states()
+        elif isinstance(message, Diverged):
+            self._told_diverged(message)
         else:
             self.core.step(message, now)
 
@@ -144,7 +152,7 @@ class Member:
         elif self.core.leader and now - self._reported_at >= self.limits.report_seconds:
             self._reported_at = now
             core = self.core
-            self._outbox.append(Report(core.node_id, core.leader, self.low_on_space))
+            self._outbox.append(Report(core.node_id, core.leader, self.low_on_space, self.states.told()))
 
     def _give_up(self, now: float) -> None:
         """What is undecided for too long is unknown, and takes no more room here. While this member leads, its own
@@ -406,6 +414,27 @@ class Member:
         self.applied_index = applied_index
         self.core.applied(applied_index)
         self._readable += self._reads.applied(applied_index)
+
+    # -- divergence -------------------------------------------------------------------------------------------------
+
+    def _compare_states(self) -> None:
+        """Raises StateDiverged where a majority of the voters contradicts this leader."""
+        core = self.core
+        if core.role is not Role.LEADER:
+            return
+        self.finding = compare(core.node_id, self.states, self._heard_states, core.placed.configuration)
+        for member, (index, state_hash) in self.finding.odd.items():
+            if member != core.node_id:
+                self._outbox.append(Diverged(core.node_id, member, core.term, index, state_hash))
+            else:
+                raise StateDiverged(index, self.states.at(index) or "", state_hash)
+
+    def _told_diverged(self, message: Diverged) -> None:
+        """Only the word of this term's leader counts, and only about a state that this member had."""
+        mine = self.states.at(message.index)
+        current = (message.sender, message.term) == (self.core.leader, self.core.term)
+        if current and mine not in (None, message.state_hash):
+            raise StateDiverged(message.index, mine or "", message.state_hash)
 
     # -- versions ---------------------------------------------------------------------------------------------------
 

@@ -24,10 +24,10 @@ from oarlock.peers.messages import PeerMessage
 from oarlock.peers.options import PeerOptions
 from oarlock.peers.transport import Transport
 from oarlock.raft.types import NOBODY, Member, NodeId, SnapshotMeta
-from oarlock.runtime import admin, joining
+from oarlock.runtime import admin, joining, resetting
 from oarlock.runtime.changes import Events
 from oarlock.runtime.engine import Engine
-from oarlock.runtime.errors import OUTDATED, OutOfOrder, Refused, out_of_order
+from oarlock.runtime.errors import OUTDATED, OutOfOrder, Refused, disk_refused, out_of_order
 from oarlock.runtime.handover import hand_over
 from oarlock.runtime.host import Host
 from oarlock.runtime.housekeeping import finish_bootstrap, housekeep
@@ -69,6 +69,7 @@ class Node:
         self.broken: OutOfOrder | None = None
         self.stale: str | None = None
         self.removed = False
+        self.alarmed: frozenset[NodeId] = frozenset()  # members whose divergence has been told
         self.stopping = False
         self.free_bytes = directory.free_bytes()
         self.wal_bytes = 0
@@ -78,6 +79,7 @@ class Node:
             token=settings.token,
             on_message=self._received,
             judge=lambda hello: joining.judge(self, hello),
+            is_removed=lambda node_id: joining.is_removed(self, node_id),
             on_connected=self._connected,
             on_disconnected=self._disconnected,
             on_unheard=self._unheard,
@@ -94,9 +96,10 @@ class Node:
         )
         self.life = asyncio.Lock()  # one at a time of: reset, stop
         self.bootstrapping = asyncio.Lock()
+        self.amending = asyncio.Lock()  # whoever writes the identity
         self._on_fatal = on_fatal
-        self._amending = asyncio.Lock()  # whoever writes the identity
         self._running: asyncio.Task[None] | None = None
+        self._remembering: asyncio.Task[None] | None = None
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -115,8 +118,11 @@ class Node:
         if settings.pod_uid:
             await node.record_notes(settings.pod_uid, None)
         node.transport.start()
-        node._running = asyncio.create_task(node._run())
+        node.begin()
         return node
+
+    def begin(self) -> None:
+        self._running = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         try:
@@ -126,15 +132,18 @@ class Node:
                 await housekeep(self)
         except Exception as e:
             log.exception("the member failed")
-            self._fatal(f"the member failed: {e!r}")
+            self.fatal(f"the member failed: {e!r}")
 
     async def _recover(self) -> None:
+        if (why := self.directory.identity.diverged) is not None:
+            self._found_out_of_order(OutOfOrder("Corrupt", why))
+            return
         try:
             recovered = await self._recovered()
         except (Corrupt, *OUTDATED) as e:
             self._found_out_of_order(out_of_order(e))
             return
-        events = Events(self.announce, self._found_out_of_order, self._fatal, lambda: self._told_removed(NOBODY))
+        events = Events(self.announce, self._found_out_of_order, self.fatal, lambda: self._told_removed(NOBODY))
         engine = Engine(
             self.settings, self.machine, self.directory, self.transport, self.metrics, recovered, events, self.host
         )
@@ -182,7 +191,7 @@ class Node:
             if engine is not None:
                 engine.member.draining = True
                 await hand_over(engine, HANDOVER_SECONDS)
-            clean = await self._end_work()
+            clean = await self.end_work()
             await self.transport.close()
             if self.broken is None and clean:
                 try:
@@ -192,11 +201,13 @@ class Node:
             await asyncio.to_thread(self.directory.close)
         log.info("stopped", node_id=self.node_id)
 
-    async def _end_work(self) -> bool:
-        """Whether the state is synced, and fit for reuse."""
+    async def end_work(self) -> bool:
+        """Whether the state is synced, and fit for reuse. Holding `life`."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        if self._remembering is not None:
+            await self._remembering
         if self.engine is None:
             return False
         self.engine.halt()
@@ -295,7 +306,7 @@ class Node:
         return self._working().snapshots.pinned_newest(reader)
 
     async def reset(self, request_id: str, node_id: NodeId) -> tuple[NodeId, str]:
-        return await admin.reset(self, request_id, node_id)
+        return await resetting.reset(self, request_id, node_id)
 
     async def record_notes(self, pod_uid: str | None, volume_uid: str | None) -> None:
         notes = {"pod_uid": pod_uid, "volume_uid": volume_uid}
@@ -304,41 +315,15 @@ class Node:
     async def amend_identity(self, expected: Identity | None = None, /, **changes: object) -> bool:
         """Durable when it returns. One at a time, so that none undoes another. False, and nothing is changed, if the
         identity is not `expected` any more. Raises Refused where the disk refuses."""
-        async with self._amending:
+        async with self.amending:
             if expected is not None and self.directory.identity != expected:
                 return False
             identity = msgspec.structs.replace(self.directory.identity, **changes)
             try:
                 await asyncio.to_thread(self.directory.save, identity)
             except OSError as e:
-                raise _disk_refused("the identity could not be written", e) from e
+                raise disk_refused("the identity could not be written", e) from e
             return True
-
-    async def begin_anew(self, request_id: str) -> tuple[NodeId, str]:
-        """Sets the data aside and starts as another incarnation, Idle, in the same process. Holding `life`."""
-        await self._end_work()
-        self.transport.drop_all()
-        self.engine = None
-        before = self.directory.identity
-        async with self._amending:  # or a note that is being saved would bring the old id back
-            try:
-                quarantine = await asyncio.to_thread(self.directory.quarantine, request_id)
-            except OSError as e:
-                refused = _disk_refused("the data could not be set aside", e)
-                if refused.code != "out_of_space" or self.directory.identity is not before:
-                    self._fatal(f"{refused.why}; the next start goes on with it")
-                    raise refused from e
-                self._begin_again()  # as what it was
-                raise refused from e
-        log.warning("reset: the data was set aside", quarantine=quarantine.name, node_id=self.node_id)
-        self._begin_again()
-        return self.node_id, quarantine.name
-
-    def _begin_again(self) -> None:
-        self.broken = self.stale = None
-        self.removed = False
-        self._running = asyncio.create_task(self._run())
-        self.announce()
 
     # -- peers ------------------------------------------------------------------------------------------------------
 
@@ -408,18 +393,21 @@ class Node:
         if self.broken is None:
             self.broken = broken
             log.error("this member is out of order", state=broken.state, why=broken.why)
+            if broken.lasting:
+                self._remembering = asyncio.create_task(self._remember(broken.why))
             self.announce()
 
-    def _fatal(self, why: str) -> None:
+    async def _remember(self, why: str) -> None:
+        """A state that has gone astray looks sound to the next start: that one must know (rule 26)."""
+        try:
+            await self.amend_identity(diverged=why)
+        except Refused as e:
+            log.error("this could not be noted: a restart takes part until it is found again", why=e.why)
+
+    def fatal(self, why: str) -> None:
         log.critical("fatal", why=why)
         self._on_fatal(why)
 
     def announce(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
-
-
-def _disk_refused(what: str, error: OSError) -> Refused:
-    full = error.errno in storage_errors.SPACE_ERRNOS
-    code, status = ("out_of_space", 507) if full else ("disk_failed", 500)
-    return Refused(code, f"{what}: {error}", status=status, outcome="unknown")

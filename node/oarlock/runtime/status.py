@@ -9,6 +9,7 @@ from oarlock.raft.state import Role
 from oarlock.raft.types import NodeId, PlacedConfiguration, SnapshotMeta
 
 if TYPE_CHECKING:
+    from oarlock.runtime.engine import Engine
     from oarlock.runtime.node import Node
 
 State = Literal[
@@ -33,6 +34,7 @@ class PeerStatus:
     match_index: int
     contact_age_seconds: float | None
     progress: str
+    diverged: bool  # its state is not the leader's at the same index (rule 26)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +111,7 @@ def status_of(node: Node) -> MemberStatus:
         configuration_committed=core is not None and core.committed_placed.id == core.placed.id,
         state_hash=environment.state_hash if environment is not None else "",
         revision=node.revision,
-        peers={
-            peer: PeerStatus(p.match, now - p.contact_at if p.contact_at is not None else None, str(p.state))
-            for peer, p in (core.peers.items() if core is not None and core.role is Role.LEADER else ())
-        },
+        peers=_peers(engine, now) if engine is not None and engine.core.role is Role.LEADER else {},
         replay_target=engine.replay_target if state == "Replaying" and engine is not None else None,
         storage=StorageStatus(
             healthy=node.broken is None and not disk_full,
@@ -127,6 +126,19 @@ def status_of(node: Node) -> MemberStatus:
         pod_uid=identity.pod_uid,
         volume_uid=identity.volume_uid,
     )
+
+
+def _peers(engine: Engine, now: float) -> dict[NodeId, PeerStatus]:
+    differing = engine.member.finding.differing
+    return {
+        peer: PeerStatus(
+            match_index=p.match,
+            contact_age_seconds=now - p.contact_at if p.contact_at is not None else None,
+            progress=str(p.state),
+            diverged=peer in differing,
+        )
+        for peer, p in engine.core.peers.items()
+    }
 
 
 def state_of(node: Node) -> tuple[State, str]:

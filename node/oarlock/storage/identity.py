@@ -50,6 +50,7 @@ class Identity(Struct, frozen=True, kw_only=True):
     volume_uid: str | None = None
     reset_requests: tuple[ResetRecord, ...] = ()
     pending_quarantine: str | None = None  # data of an older node id is still to be moved there
+    diverged: str | None = None  # why this member may never take part again under its id (rule 26)
 
     @property
     def incarnation(self) -> str:

@@ -131,6 +131,7 @@ class PeerModel(_Answer):
     match_index: int
     contact_age_seconds: float | None  # since its last message; None before the first
     progress: str  # probe | replicate | snapshot
+    diverged: bool = False  # it applied the same log to another state than the leader
 
 
 class StorageModel(_Answer):
