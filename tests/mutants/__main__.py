@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,14 +28,21 @@ def caught(bug: Bug | None, first: int = 0, count: int = SEEDS) -> Catch:
         if bug is not None and bug.test:
             command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", bug.test]
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-            said = next((line for line in done.stdout.splitlines() if line.startswith("E  ")), "")
-            failed = done.returncode == 1 and "Error" not in said.replace("AssertionError", "").replace("E  ", "")
-            return Catch("oracle" if failed else "survived", bug.test, 0, 1, said) if failed else Catch("survived")
+            said = next((line for line in done.stdout.splitlines() if line.startswith("E  ")), done.stdout[-300:])
+            how = {0: "survived", 1: "oracle"}.get(done.returncode, "crash")  # 1: tests ran, and one failed
+            return Catch(how, bug.test, 0, 1, said)
         command = [sys.executable, "-m", "tests.mutants.hunt", str(first), str(count)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         return Catch("crash", said=done.stderr[-300:])
     return Catch(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _write(table: Mapping[str, object]) -> None:
+    """After each hunt: an hour's work is not lost with its end."""
+    known = {bug.name for bug in bugs()}
+    kept = {name: row for name, row in sorted(table.items()) if name in known}
+    TABLE.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def main() -> int:
@@ -56,15 +64,14 @@ def main() -> int:
             print(f"{bug.name:<55} {catch.how:<14} {catch.oracle:<20} {where}", flush=True)
             if catch.how == "crash":
                 print(f"    {catch.said}")
+            table.pop(bug.name, None)
             if catch.how in ("oracle", "own assertion"):
                 table[bug.name] = {"how": catch.how, "oracle": catch.oracle, "seed": catch.seed, "stories": catch.seeds}
+            if arguments.record:
+                _write(table)
         unpatched = sound.result() if sound is not None else Catch("survived")
     if unpatched.how != "survived":
         print(f"the sources as they are fail on seed {unpatched.seed}: {unpatched.said}")
-    if arguments.record:
-        known = {bug.name for bug in bugs()}
-        kept = {name: row for name, row in sorted(table.items()) if name in known}
-        TABLE.write_text(json.dumps(kept, indent=1) + "\n")
     rooms = ", ".join(f"{sum(bug.room == room for bug in chosen)} in {room}" for room in ROOMS)
     print(f"{rooms}; stopped by the product's own assertions alone: {counts['own assertion']}")
     survived = counts["survived"] + counts["crash"]

@@ -1,8 +1,8 @@
 """A member's disk: the forgetful one of tests/simdisk, with LMDB's files beside it in real memory.
 
 Rules of this module: LMDB opens files by name, so states and snapshots lie in a real directory too; a snapshot's file
-obeys the simulated disk (what was not synced may be torn or gone after a power loss), a working state is garbage after
-one, since nobody syncs it (rule 21).
+obeys the simulated disk (what was not synced may be torn or gone after a power loss). A working state is synced by nobody
+(rule 21): after a power loss, of each page the one or the other content that it had since the process began is there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from oarlock.runtime.wal_thread import Durable, Item, WalThread
 from oarlock.storage.snapshots import STATE_FILE
 from oarlock.storage.wal import Wal
 
+PAGE_BYTES = 4096
 FAST, SLOW = (0.0001, 0.0015), (0.02, 0.3)  # seconds of a write
 
 
@@ -36,6 +37,7 @@ class Disk(SimulatedFiles):
         self.slow = False
         self.hung = False
         self.waiting: list[Callable[[], None]] = []  # threads in a hung system call
+        self._states: dict[str, bytes] = {}  # working states as the process found them
         root.mkdir(parents=True)
 
     def write_seconds(self) -> float:
@@ -91,9 +93,22 @@ class Disk(SimulatedFiles):
         for part in self.root.iterdir():
             if part.is_dir() and part.name != "state":
                 self._push(part)
-        for state in (self.root / "state").glob("*"):
-            size = min(state.stat().st_size, 1 << 16)
-            state.write_bytes(self.rng.randbytes(self.rng.randrange(size + 1)))
+        for state in self._working_states():
+            state.write_bytes(self._torn(self._states.get(state.name, b""), state.read_bytes()))
+
+    def begins(self) -> None:
+        """A process does."""
+        self._states = {path.name: path.read_bytes() for path in self._working_states()}
+
+    def _working_states(self) -> list[Path]:
+        return sorted((self.root / "state").glob("*"))
+
+    def _torn(self, old: bytes, new: bytes) -> bytes:
+        pages = []
+        for at in range(0, max(len(old), len(new)), PAGE_BYTES):
+            page = self.rng.choice((old, new))[at : at + PAGE_BYTES]
+            pages.append(page.ljust(PAGE_BYTES, b"\0"))
+        return b"".join(pages)
 
     def flip(self, path: Path, offset: int, bit: int) -> None:
         self._pull(path)

@@ -64,6 +64,7 @@ class Process:
         self.loop = Loop(world, self.name, rate=world.rng.choice((1.0, 1.0, 0.97, 1.03)))
         self.loop.on_error = self._uncaught
         self.died_of = self.refused_start = None
+        self.disk.begins()
         world.note(self.name, f"starts, boot {self.disk.boot}{', newer' if self.newer else ''}")
         self.loop.create_task(self._run())
 
