@@ -179,7 +179,7 @@ TIERS = (
     Tier("property", 2, ("tests/property",)),
     Tier("simulation", 5, ("tests/simulation",), options=("-s",)),
     Tier("mutants", 2, ("tests/mutants",), ("patch",)),
-    Tier("integration", 3, ("tests/integration",), ("prometheus",)),
+    Tier("integration", 4, ("tests/integration",), ("prometheus",)),
     Tier("planner", 3, ("tests/operator",)),
     Tier("charts", 2, ("tests/charts",), needs=(go, conformance)),
     Tier("e2e", 11, ("tests/e2e",), E2E, (root, go, kubernetes, images), options=("-s",)),

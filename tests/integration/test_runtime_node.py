@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -49,8 +50,8 @@ def never(why: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(path: Path) -> AsyncIterator[Node]:
-    node = await Node.start(settings(path), CounterMachine(), never)
+async def running(path: Path, told: NodeSettings | None = None) -> AsyncIterator[Node]:
+    node = await Node.start(told or settings(path), CounterMachine(), never)
     try:
         yield node
     finally:
@@ -475,3 +476,30 @@ async def test_a_snapshot_carries_the_state_over_a_rebuild(tmp_path: Path) -> No
         await until(node, "Participating")
         assert await count(node, b"x") == 5
         assert node.status().snapshot == meta
+
+
+async def test_log_and_snapshots_stay_bounded_however_much_is_written(tmp_path: Path) -> None:
+    """Rules 19 and 20: what is live is small, two snapshots are kept, and the log since the older one."""
+    segment, commands = 1 << 16, 16_000
+    small = dataclasses.replace(settings(tmp_path), segment_bytes=segment, snapshot_entries=50, trailing_bytes=segment)
+    async with running(tmp_path, small) as node:
+        await until(node, "Idle")
+        await node.bootstrap("r1", "main", 1)
+        await until(node, "Participating")
+        name = b"n" * 64
+
+        async def write(times: int) -> None:
+            for _ in range(times):
+                await add(node, name)
+
+        def log_bytes() -> int:
+            return sum(file.stat().st_size for file in (tmp_path / "m" / "wal").iterdir())
+
+        await asyncio.gather(*(write(commands // 8) for _ in range(8)))
+        written = node.metrics.wal_bytes_written
+        assert written > 16 * segment
+        async with asyncio.timeout(PATIENCE):
+            while log_bytes() > 6 * segment:  # it is looked at once a second
+                await write(100)
+        assert len(list((tmp_path / "m" / "snapshots").glob("[0-9]*"))) <= 2
+        assert node.metrics.snapshots_taken > 2

@@ -1,6 +1,6 @@
 """Each planted bug is caught again, from the seed that caught it first (table.json, by `make mutants`).
 
-A change of the sources changes what a seed tells: a few seeds after the recorded one count as well, and any oracle does.
+A change of the sources changes what a seed tells: a few seeds after the recorded one count as well, and any oracle.
 What they do not catch any more is to be hunted anew.
 """
 

@@ -1,8 +1,8 @@
 """A member's disk: the forgetful one of tests/simdisk, with LMDB's files beside it in real memory.
 
 Rules of this module: LMDB opens files by name, so states and snapshots lie in a real directory too; a snapshot's file
-obeys the simulated disk (what was not synced may be torn or gone after a power loss). A working state is synced by nobody
-(rule 21): after a power loss, of each page the one or the other content that it had since the process began is there.
+obeys the simulated disk (what was not synced may be torn or gone after a power loss). Nobody syncs a working state:
+after a power loss, of each page the one or the other content that it had since the process began is there (rule 21).
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-from oarlock.api.problems import CONTENT_TYPE, ApiError, Headers, body_of, too_large
+from oarlock.api.http_counts import HttpCounts
+from oarlock.api.problems import CONTENT_TYPE, ApiError, BodyRefused, Headers, body_of, too_large
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -32,8 +33,28 @@ class Disconnected(Exception):
     """The client went away before its request was complete; nobody waits for an answer."""
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises 413 as soon as more than `limit` bytes have come, whatever was announced."""
+class Bodies:
+    """Bounds the bytes of bodies that are kept and not whole yet, those of all connections together (rule 33)."""
+
+    def __init__(self, most_bytes: int, counts: HttpCounts) -> None:
+        self._most_bytes = most_bytes
+        self._counts = counts
+
+    def take(self, size: int) -> None:
+        """Raises 429, and has taken nothing."""
+        held = self._counts.reading_bytes
+        if held + size > self._most_bytes:
+            why = f"{held >> 20} MiB of requests are being read at this member: slow down, or use another"
+            raise BodyRefused(429, "overloaded", why, retryable=True, wait=True)
+        self._counts.reading_bytes += size
+
+    def give(self, size: int) -> None:
+        self._counts.reading_bytes -= size
+
+
+async def read_body(receive: Receive, limit: int, bodies: Bodies) -> bytes:
+    """The whole body. Raises 413 as soon as more than `limit` bytes have come, whatever was announced; 429 when too
+    much is being read from others."""
     message = await receive()
     if message["type"] == "http.disconnect":
         raise Disconnected
@@ -42,23 +63,26 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         if len(body) > limit:
             raise body_too_large(limit)
         return body
-    chunks = [body]
-    size = len(body)
-    while size <= limit:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        chunk = message.get("body", b"")
-        chunks.append(chunk)
-        size += len(chunk)
-        if not message.get("more_body", False):
-            break
-    if size > limit:
-        raise body_too_large(limit)
-    return b"".join(chunks)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        while True:
+            bodies.take(len(body))
+            size += len(body)
+            chunks.append(body)
+            if size > limit:
+                raise body_too_large(limit)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            body = message.get("body", b"")
+    finally:
+        bodies.give(size)
 
 
-def body_too_large(limit: int) -> ApiError:
+def body_too_large(limit: int) -> BodyRefused:
     return too_large(f"the request's body has more than {limit} bytes")
 
 

@@ -12,7 +12,7 @@ from time import perf_counter
 
 from oarlock.api.asgi import App, Message, Receive, Scope, Send, body_too_large, refuse_body, respond_problem
 from oarlock.api.http_counts import OTHER, HttpCounts
-from oarlock.api.problems import ApiError, too_large
+from oarlock.api.problems import ApiError, BodyRefused, too_large
 
 logger = logging.getLogger("oarlock.api")
 
@@ -86,7 +86,7 @@ class Guarded:
             if status:  # an answer had begun: only its end can be cut off
                 raise error
             status = error.status
-            if status == 413:
+            if isinstance(error, BodyRefused):
                 await refuse_body(scope, receive, send, error, [])
             else:
                 await respond_problem(send, error, [])

@@ -13,6 +13,7 @@ class HttpCounts:
     def __init__(self) -> None:
         self.requests: dict[tuple[str, int], int] = {}
         self.seconds: dict[str, Histogram] = {}
+        self.reading_bytes = 0  # of large bodies that are not whole yet
         self.rejected: dict[str, dict[str, int]] = {}  # port name -> reason -> connections ended before a request
 
     def add(self, route: str, status: int, seconds: float) -> None:

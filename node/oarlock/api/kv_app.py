@@ -21,6 +21,7 @@ from oarlock.api import store
 from oarlock.api.asgi import (
     CLIENT_CLOSED,
     NO_STORE,
+    Bodies,
     Disconnected,
     Receive,
     Scope,
@@ -49,7 +50,7 @@ from oarlock.api.parsing import (
     request_id,
     stale_allowed,
 )
-from oarlock.api.problems import ApiError, Headers, bad_request, from_refused, timed_out
+from oarlock.api.problems import ApiError, BodyRefused, Headers, bad_request, from_refused, timed_out
 from oarlock.api.whole import SCOPE_KEY, AnswerWhole
 from oarlock.kv import result_number
 from oarlock.machine import Result, Status
@@ -86,6 +87,7 @@ class KvApp:
         self._node = node
         self._limits = limits
         self._counts = counts
+        self._bodies = Bodies(limits.max_bodies_bytes, counts)
         self.deadlines = Deadlines(limits.request_seconds)
         self._list = ListPages(node, limits, self.deadlines)
         self._place: tuple[int, str, str] = (-1, "", "")  # term, leader and own id that the cached headers stand for
@@ -136,7 +138,7 @@ class KvApp:
             outcome = "unknown" if method in ("PUT", "DELETE") else "not_applied"
             error = ApiError(500, "internal", "the member failed at this request; its log says why", outcome=outcome)
         self._counts.add(route, error.status, perf_counter() - started)
-        if error.status == 413:
+        if isinstance(error, BodyRefused):
             await refuse_body(scope, receive, send, error, self.common(headers))
         else:
             await respond_problem(send, error, self.common(headers))
@@ -166,7 +168,7 @@ class KvApp:
         announced = headers.get(b"content-length")
         if announced is not None and content_length(announced) > limits.max_body_bytes:
             raise body_too_large(limits.max_body_bytes)
-        value = await read_body(receive, limits.max_body_bytes)
+        value = await read_body(receive, limits.max_body_bytes, self._bodies)
         result = await self._propose(store.encode_put(key, value, if_match, create_only), headers, grows=True)
         return self.put_answer(key, result)
 

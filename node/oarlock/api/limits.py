@@ -11,6 +11,7 @@ class Limits:
 
     max_key_bytes: int = 1536  # rule 23
     max_body_bytes: int = 1536 * 1024  # a client's request: 413 beyond
+    max_bodies_bytes: int = 64 << 20  # of bodies above 16 KiB that are being read, in all: 429 beyond
     max_admin_body_bytes: int = 64 * 1024
     max_head_bytes: int = 32 * 1024  # request line and headers: 431 beyond (a key of 1,536 bytes, escaped, is 4.5 KiB)
     max_connections: int = 4096  # a port: 503 beyond

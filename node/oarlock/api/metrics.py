@@ -118,6 +118,8 @@ def _raft(node: Node, status: MemberStatus) -> Iterator[Metric]:
     yield _gauge("oarlock_store_revision", "The store's revision", status.revision)
     yield _counter("oarlock_commands_proposed", "Commands proposed here as leader", counters.commands_proposed)
     yield _counter("oarlock_commands_forwarded", "Commands forwarded to the leader", counters.commands_forwarded)
+    waiting = node.engine.member.in_flight_bytes if node.engine is not None else 0
+    yield _gauge("oarlock_commands_in_flight_bytes", "Of commands that are not decided yet, with overhead", waiting)
     yield _counter("oarlock_commands_refused", "Commands refused, not applied", counters.commands_refused)
     yield _counter("oarlock_reads", "Linearizable reads asked of this member", counters.reads)
     yield _histogram("oarlock_apply_seconds", "One batch applied", counters.apply_seconds)
@@ -161,6 +163,7 @@ def _http(counts: HttpCounts) -> Iterator[Metric]:
     for route, histogram in sorted(counts.seconds.items()):
         seconds.add_metric([route], buckets=histogram.cumulative(), sum_value=histogram.total)
     yield seconds
+    yield _gauge("oarlock_http_reading_bytes", "Of large request bodies that are not whole yet", counts.reading_bytes)
     rejected = CounterMetricFamily(
         "oarlock_http_connections_rejected",
         "Connections ended by a bound or a malformed request",

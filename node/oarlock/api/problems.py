@@ -44,13 +44,20 @@ class ApiError(Exception):
         self.headers = headers or []
 
 
+class BodyRefused(ApiError):
+    """The rest of the request's body is not read: the connection closes with the answer (`asgi.refuse_body`)."""
+
+    def __init__(self, status: int, code: str, detail: str, *, retryable: bool = False, wait: bool = False) -> None:
+        headers = [(b"connection", b"close"), *([(b"retry-after", b"1")] if wait else [])]
+        super().__init__(status, code, detail, retryable=retryable, headers=headers)
+
+
 def bad_request(detail: str, code: str = "invalid_argument") -> ApiError:
     return ApiError(400, code, detail)
 
 
-def too_large(detail: str) -> ApiError:
-    """The connection is closed with it: the rest of the body is not worth reading."""
-    return ApiError(413, "request_too_large", detail, headers=[(b"connection", b"close")])
+def too_large(detail: str) -> BodyRefused:
+    return BodyRefused(413, "request_too_large", detail)
 
 
 def timed_out(*, write: bool, seconds: float) -> ApiError:

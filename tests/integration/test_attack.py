@@ -1,0 +1,131 @@
+"""Attackers' clients on real members: what they make grow stays within its bound, and the leader leads on (rule 33).
+
+Rule of this module: each bound is seen to be reached (the answer that says so), or the test has shown nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import pathlib
+from collections import Counter
+
+import httpx
+import pytest
+from tests.integration.members import Cluster, MemberProcess, cluster, pause, resume
+
+MIB = 1 << 20
+VALUE = b"x" * MIB
+IN_FLIGHT_BYTES = 64 * MIB  # of a member's writes (rule 32)
+ATTACKERS = 120  # with a value each: more than the bound
+PAUSED_SECONDS = 2.0
+READING_BYTES = 64 * MIB  # of requests that are not whole yet
+ELECTION_MS = 8000  # so that a leader without its followers leads on for longer than that
+
+
+def resident_bytes(member: MemberProcess) -> int:
+    assert member.process is not None
+    status = pathlib.Path(f"/proc/{member.process.pid}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+async def flood(url: str, prefix: str) -> dict[str, httpx.Response]:
+    limits = httpx.Limits(max_connections=ATTACKERS)
+    async with httpx.AsyncClient(limits=limits, timeout=30, trust_env=False) as client:
+        keys = [f"{prefix}/{n}" for n in range(ATTACKERS)]
+        answers = await asyncio.gather(*(client.put(f"{url}/v1/kv/{key}", content=VALUE) for key in keys))
+    return dict(zip(keys, answers, strict=True))
+
+
+async def until_stalled(made: Cluster, leader: str) -> None:
+    """Nothing is committed for a while."""
+    before = -1
+    while (now := (await made.status(leader))["commit_index"]) != before:
+        before = now
+        await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize("through", ["leader", "follower"])
+async def test_a_flood_of_writes_ends_in_429_and_the_leader_leads_on(tmp_path: pathlib.Path, through: str) -> None:
+    options = ["--election-timeout-ms", str(ELECTION_MS), "--heartbeat-ms", "100"]
+    async with cluster(tmp_path, "a", "b", "c", options=options) as made:
+        leader = await made.leader()
+        term = (await made.status(leader))["term"]
+        followers = [name for name in made.members if name != leader]
+        at = leader if through == "leader" else followers[0]
+        stopped = [name for name in followers if name != at]
+        if through == "follower":
+            stopped.append(leader)  # where its forwards go
+        small = resident_bytes(made.members[at])
+        for name in stopped if through == "follower" else followers:
+            pause(made.members[name])
+        try:
+            attack = asyncio.create_task(flood(made.members[at].client_url, "flood"))
+            await asyncio.sleep(PAUSED_SECONDS)
+        finally:
+            for name in made.members:
+                resume(made.members[name])
+        answers = await attack
+        codes = Counter(answer.status_code for answer in answers.values())
+        assert codes[429] > 0, codes
+        assert codes[201] > 0, codes
+        assert set(codes) <= {201, 429, 503, 504}, codes  # 504: a slow machine had not written it after 5 s
+        for answer in answers.values():
+            if answer.status_code in (429, 503):
+                assert answer.json()["outcome"] == "not_applied"
+                assert int(answer.headers["retry-after"]) >= 1
+        assert (codes[201] + codes[504]) * MIB <= IN_FLIGHT_BYTES
+        held = resident_bytes(made.members[at]) - small
+        assert held < 10 * IN_FLIGHT_BYTES, (
+            f"{held >> 20} MiB"
+        )  # the log, two peers' windows and the state hold them too
+
+        now = await made.status(leader)
+        assert (now["role"], now["term"]) == ("leader", term)
+        url = made.members[leader].client_url
+        assert (await made.http.put(f"{url}/v1/kv/after", content=b"1")).status_code == 201
+        for key, answer in answers.items():
+            found = await made.http.get(f"{url}/v1/kv/{key}")
+            assert found.status_code in {201: (200,), 504: (200, 404)}.get(answer.status_code, (404,)), key
+        assert made.complaints() == []
+
+
+async def test_bodies_that_never_end_are_bounded_together(tmp_path: pathlib.Path) -> None:
+    """Each connection may send 1.5 MiB within 30 s: 4096 of them would hold 6 GiB."""
+    async with cluster(tmp_path, "a") as made:
+        url = httpx.URL(made.members["a"].client_url)
+        small = resident_bytes(made.members["a"])
+        head = b"PUT /v1/kv/slow/%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+        connections = []
+
+        async def attack(number: int) -> bytes:
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            connections.append(writer)
+            writer.write(head % (number, MIB + 1) + VALUE)  # and the last byte never comes
+            try:
+                return await reader.readuntil(b"\r\n\r\n")
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return b""
+
+        attacks = [asyncio.create_task(attack(number)) for number in range(3 * READING_BYTES // MIB)]
+        try:
+            async with asyncio.timeout(20):
+                refused = itertools.islice(asyncio.as_completed(attacks), len(attacks) - READING_BYTES // MIB)
+                answers = [await answer for answer in refused]
+            assert all(b" 429 " in answer and b"retry-after: 1" in answer for answer in answers), Counter(answers)
+            metrics = (await made.http.get(f"{made.members['a'].ops_url}/metrics")).text
+            reading = next(line for line in metrics.splitlines() if line.startswith("oarlock_http_reading_bytes "))
+            assert 0.9 * READING_BYTES < float(reading.split()[1]) <= READING_BYTES
+            assert resident_bytes(made.members["a"]) - small < 4 * READING_BYTES
+            assert (await made.http.put(f"{url}/v1/kv/small", content=b"1")).status_code == 201
+            assert (await made.http.put(f"{url}/v1/kv/large", content=VALUE)).status_code == 429
+        finally:
+            for task in attacks:
+                task.cancel()
+            for writer in connections:
+                writer.close()
+        async with asyncio.timeout(20):
+            while (await made.http.put(f"{url}/v1/kv/large", content=VALUE)).status_code == 429:
+                pass
+        assert (await made.http.get(f"{url}/v1/kv/slow/0")).status_code == 404
+        assert made.complaints() == []
