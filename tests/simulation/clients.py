@@ -11,9 +11,11 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation import blackbox
 from tests.simulation.ledger import Ledger
 from tests.simulation.oracles import violated
 from tests.simulation.scheduler import Loop, World
+from tests.wgl import Answer
 
 from oarlock.kv import query
 from oarlock.kv.commands import encode_delete, encode_put
@@ -216,6 +218,11 @@ class Clients:
                 raise violated("doubled", f"{op} stands in the log {len(fates)} times: {fates}")
             if op.outcome == "acknowledged" and op.kind in ("put", "delete") and not fates:
                 raise violated("lost", f"{op} was acknowledged, and is not in the log")
+        for key, answer in blackbox.judge(self.done).items():
+            if answer is not Answer.YES:
+                history = "\n".join(str(op) for op in self.done if op.key == key)
+                raise violated("search", f"is the history of {key!r} linearizable? {answer}\n{history}")
+            self.world.reach("end: a short history was searched")
 
 
 def command_of(op: Operation) -> Command:

@@ -54,6 +54,7 @@ POINTS = (
     *("fault: disk wiped", "fault: a bit of the log flipped", "fault: a bit of a snapshot flipped"),
     *("fault: a state gone astray", "log: the same log was applied to another state"),
     *("fault: upgrade", "fault: an old disk comes back", "fault: power loss of all at once", "end: judged"),
+    *("end: a short history was searched",),
 )
 FLOORS = {  # of the 300 stories of `make test`, a fraction of what they do
     "raft: became leader": 1000,

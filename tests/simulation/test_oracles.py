@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.simulation import clients, coverage, runs, story
+from tests.simulation import blackbox, clients, coverage, runs, story
 from tests.simulation.clients import Operation
 from tests.simulation.ledger import Fate, Item
 from tests.simulation.process import Process
@@ -244,3 +244,32 @@ def test_a_state_gone_astray_is_found_by_the_members_themselves(quiet: Story) ->
     configuration = quiet.admin.configuration()
     assert configuration is not None
     assert astray in configuration.tombstones
+
+
+@pytest.fixture
+def searched(quiet: Story, monkeypatch: pytest.MonkeyPatch) -> Story:
+    """What is told next is found by the search alone: the log is not asked."""
+    quiet.clients.stopped = True
+    assert quiet.world.run(60_000, until=lambda: not quiet.clients.open)
+    monkeypatch.setattr(blackbox, "SHORT", 10_000)
+    quiet.clients.judge_at_end()
+    return quiet
+
+
+def test_a_history_that_no_order_explains(searched: Story) -> None:
+    reads = [op for op in searched.clients.done if op.kind == "read" and op.item]
+    early, late = next(
+        (one, other)
+        for one in reads
+        for other in reads
+        if one.key == other.key and one.item != other.item and one.end < other.begin
+    )
+    late.item = early.item
+    with found_by("search"):
+        searched.clients.judge_at_end()
+
+
+def test_a_history_that_the_search_cannot_decide(searched: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blackbox, "MOST_STEPS", 3)
+    with found_by("search"):
+        searched.clients.judge_at_end()
