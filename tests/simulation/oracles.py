@@ -41,6 +41,8 @@ class Oracles:
         self.votes: dict[tuple[int, NodeId], set[NodeId]] = {}  # (term, candidate) -> who durably voted for it
         self.durable: dict[NodeId, dict[int, int]] = {}  # what is on a member's disk: index -> term
         self.floors: dict[NodeId, int] = {}  # and the index that its snapshot covers
+        self.gone: set[NodeId] = set()  # dropped by a committed configuration
+        self.settled = PlacedConfiguration(0, 0, Configuration())  # the latest that is committed
         self._seen: dict[str, tuple[Core, Glimpse, int]] = {}
         self._alone: dict[str, tuple[float, int]] = {}  # leaders that reach no majority: since when, in which term
         self._quick: dict[str, tuple[object, ...]] = {}
@@ -87,9 +89,20 @@ class Oracles:
         if advanced and core.role is Role.LEADER:
             self._committed(core, placed[1] if placed else core.placed)
         self.witness.observe(core)
+        self._settled(core.committed_placed)
         while (term := self.witness.committed.get(self.ledger.index + 1)) is not None:
             self.ledger.apply(self.witness.entries[self.ledger.index + 1, term][0])
         self._seen[name] = (core, seen, core.durable_index)
+
+    def _settled(self, placed: PlacedConfiguration) -> None:
+        """Rule 15: an id that was dropped never returns."""
+        if placed.index <= self.settled.index:
+            return
+        before, now = (set(everyone(one.configuration)) for one in (self.settled, placed))
+        self.gone |= before - now
+        self.settled = placed
+        if returned := sorted(self.gone & now):
+            raise violated("removed", f"{returned} were removed, and are in configuration {placed.id} again")
 
     def look_at_leaders(self, processes: Sequence[Process], cut: set[tuple[str, str]]) -> None:
         """Once a second. Check-quorum: a leader that no majority can have answered for so long has stepped down."""
@@ -188,6 +201,10 @@ class Oracles:
                 world.reach("raft: the log was truncated")
         if core.commit_index > before.commit:
             world.mark(f"{name} commit {core.commit_index}")
+
+
+def everyone(configuration: Configuration) -> Iterable[NodeId]:
+    return {m.id: None for m in (*configuration.voters, *configuration.learners, *configuration.outgoing)}
 
 
 def participants(configuration: Configuration) -> Iterable[NodeId]:

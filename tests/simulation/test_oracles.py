@@ -273,3 +273,11 @@ def test_a_history_that_the_search_cannot_decide(searched: Story, monkeypatch: p
     monkeypatch.setattr(blackbox, "MOST_STEPS", 3)
     with found_by("search"):
         searched.clients.judge_at_end()
+
+
+def test_a_removed_id_that_is_a_member_again(quiet: Story) -> None:
+    _, core = leader_of(quiet)
+    quiet.oracles.settled = msgspec.structs.replace(quiet.oracles.settled, index=0)
+    quiet.oracles.gone.add(core.node_id)
+    with found_by("removed"):
+        quiet.oracles._settled(core.committed_placed)

@@ -31,7 +31,9 @@ async def housekeep(node: Node) -> None:
         return
     await finish_bootstrap(node)
     _judge_space(engine, node.free_bytes)
-    if not engine.member.low_on_space:
+    if engine.applying_blocked:  # the log has room, and what is committed has none: deletes must be applied, too
+        await asyncio.to_thread(node.directory.ballast.release)
+    elif not engine.member.low_on_space:
         await asyncio.to_thread(node.directory.ballast.reserve, node.settings.ballast_bytes)
     newest = engine.snapshots.newest
     since = newest.index if newest is not None else 0
@@ -55,7 +57,7 @@ async def finish_bootstrap(node: Node) -> None:
 def _judge_space(engine: Engine, free_bytes: int) -> None:
     """Low below the bound, well again only at one and a half times it, so that it does not flap (rule 5)."""
     bound, member = engine.settings.low_space_bytes, engine.member
-    if engine.disk_full or free_bytes < bound:
+    if engine.disk_full or engine.applying_blocked or free_bytes < bound:
         if not member.low_on_space:
             log.warning("low on disk space: puts are refused once a majority is", free_bytes=free_bytes)
         member.low_on_space = True
