@@ -46,6 +46,7 @@ class MemberProcess:
     token_file: pathlib.Path
     options: list[str] = field(default_factory=list)
     python: Sequence[str] = (sys.executable,)  # the command that runs Python
+    host: str = "127.0.0.1"  # its address, where it runs
     ports: list[int] = field(default_factory=lambda: free_ports(3))
     process: subprocess.Popen[bytes] | None = None
 
@@ -59,22 +60,22 @@ class MemberProcess:
 
     @property
     def client_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports[0]}"
+        return f"http://{self.host}:{self.ports[0]}"
 
     @property
     def peer_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports[1]}"
+        return f"http://{self.host}:{self.ports[1]}"
 
     @property
     def ops_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports[2]}"
+        return f"http://{self.host}:{self.ports[2]}"
 
     def start(self, *wrapper: str) -> None:
         """`wrapper` goes before the command: `nsenter ...`, `strace ...`."""
         client, peer, ops = self.ports
         command = [*wrapper, *self.python, *PROGRAM, "serve", "--name", self.name, "--data-dir", str(self.directory)]
-        command += ["--listen-client", f"127.0.0.1:{client}", "--listen-peer", f"127.0.0.1:{peer}"]
-        command += ["--listen-ops", f"127.0.0.1:{ops}", "--cluster-token-file", str(self.token_file)]
+        command += ["--listen-client", f"{self.host}:{client}", "--listen-peer", f"{self.host}:{peer}"]
+        command += ["--listen-ops", f"{self.host}:{ops}", "--cluster-token-file", str(self.token_file)]
         command += ["--log-format", "json", *self.options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

@@ -1,0 +1,73 @@
+"""What must hold after a scenario, besides what the load's judge (tests/judge.py) and `Cluster.elected` look for.
+
+Rules of this module: pure functions of what was seen, each of which says what is wrong (nothing: all is well) or raises
+AssertionError. Each fires in test_oracles.py. A scenario in which the fault was not seen to strike proves nothing and fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tests.judge import Read, Write
+from tests.wgl import Answer, check_load
+
+LEAST_OPERATIONS = 200  # completed before the fault strikes
+WGL_SECONDS = 10.0  # for all keys together; what it cannot decide by then is a failure
+
+
+class NotObserved(AssertionError):
+    """The fault of a scenario was not seen to strike."""
+
+
+class Observation:
+    """What a scenario saw of its fault."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+        self.seen: dict[str, object] = {}
+
+    def saw(self, what: str, evidence: object) -> None:
+        """`evidence` is a count, a text or a truth; empty means that it was not seen. Raises NotObserved."""
+        self.seen[what] = evidence
+        if not evidence:
+            raise NotObserved(f"{self.fault}: {what}: {evidence!r}")
+
+    def check(self) -> None:
+        """Raises NotObserved if nobody looked."""
+        if not self.seen:
+            raise NotObserved(f"{self.fault}: nothing was observed")
+
+    def __str__(self) -> str:
+        return f"{self.fault}: " + ", ".join(f"{what} ({evidence})" for what, evidence in self.seen.items())
+
+
+def enough(history: Sequence[Write | Read], least: int = LEAST_OPERATIONS) -> None:
+    """Raises AssertionError where too little happened before a fault for it to disturb anything."""
+    assert len(history) >= least, f"{len(history)} operations before the fault, {least} are needed"
+
+
+def unequal_states(statuses: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Equal applied index means equal state (rule 26)."""
+    hashes: dict[int, dict[str, str]] = {}
+    for name, status in statuses.items():
+        hashes.setdefault(status["applied_index"], {})[name] = status["state_hash"]
+    return [f"at {index}: {told}" for index, told in sorted(hashes.items()) if len(set(told.values())) > 1]
+
+
+def at_one_index(statuses: Mapping[str, Mapping[str, Any]]) -> bool:
+    return len({status["applied_index"] for status in statuses.values()}) == 1
+
+
+def not_linearizable(history: Sequence[Write | Read], seconds: float = WGL_SECONDS) -> list[str]:
+    """Keys whose history no order of their operations explains, and those of which nobody can tell."""
+    writes = [op for op in history if isinstance(op, Write)]
+    reads = [op for op in history if isinstance(op, Read)]
+    answers = check_load(writes, reads, seconds)
+    return [f"{key}: {answer}" for key, answer in sorted(answers.items()) if answer is not Answer.YES]
+
+
+def unexpected(complaints: Iterable[str], caused: Iterable[str] = ()) -> list[str]:
+    """Complaints in the members' logs, but for those with words that the fault itself must cause."""
+    words = tuple(caused)
+    return [line for line in complaints if not any(word in line for word in words)]
