@@ -111,14 +111,14 @@ class Disk:
 
     # .. filling ..
 
-    def fill(self) -> None:
-        """Until nothing fits any more."""
+    def fill(self, leave_bytes: int = 0) -> None:
+        """Until only so much is free; 0: until nothing fits any more."""
         handle = os.open(self._filler, os.O_CREAT | os.O_RDWR, 0o600)
-        size = os.fstat(handle).st_size
+        size = 0
         try:
             for step in (8 * MIB, MIB, 64 << 10, 4096):
                 with contextlib.suppress(OSError):
-                    while True:
+                    while self.free_bytes - step >= leave_bytes:
                         os.posix_fallocate(handle, size, step)
                         size += step
         finally:
