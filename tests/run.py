@@ -39,6 +39,7 @@ KUBERNETES = (
 )
 IMAGES = ("debootstrap", "buildah")
 E2E = (*KUBERNETES, *IMAGES, "prometheus")
+CHAOS = ("iproute2", "nftables", "e2fsprogs", "xfsprogs", "util-linux", "strace", "gcc", "libc6-dev")
 
 
 class CannotRun(Exception):
@@ -180,6 +181,7 @@ TIERS = (
     Tier("simulation", 5, ("tests/simulation",), options=("-s",)),
     Tier("mutants", 2, ("tests/mutants",), ("patch",)),
     Tier("integration", 4, ("tests/integration",), ("prometheus",)),
+    Tier("chaos", 4, ("tests/chaos",), CHAOS, (root,), options=("-s", "-m", "not long")),
     Tier("planner", 3, ("tests/operator",)),
     Tier("charts", 2, ("tests/charts",), needs=(go, conformance)),
     Tier("e2e", 11, ("tests/e2e",), E2E, (root, go, kubernetes, images), options=("-s",)),

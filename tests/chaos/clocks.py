@@ -1,15 +1,20 @@
-"""Clocks of a member that are not the test's: set apart at its start by the kernel, or moved under it by libfaketime.
+"""Clocks of a member that are not the test's: set apart at its start by the kernel, or moved while it runs (clocks.c).
 
-Rules of this module: a time namespace moves the monotonic clocks alone, and only when a process starts; libfaketime moves
-a running process' clocks, the monotonic ones too unless told not to. Neither touches the machine's clocks.
+Rules of this module: a time namespace moves the monotonic clocks alone, and only when a process starts; what moves them
+later stands between the process and its C library. Neither touches the machine's clocks. The monotonic clocks never move
+back: Linux has no fault that would do that.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import pathlib
+import struct
 
-LIBRARY = next(iter(pathlib.Path("/usr/lib").glob("*-linux-gnu/faketime/libfaketimeMT.so.1")), pathlib.Path("/no-libfaketime"))
+from tests.chaos.commands import run
+
+SOURCE = pathlib.Path(__file__).with_name("clocks.c")
 
 
 def offset(seconds: int) -> tuple[str, ...]:
@@ -22,25 +27,27 @@ def has_own_clocks(pid: int) -> bool:
 
 
 class MovableClock:
-    """The clocks of the process that `wrapper` starts follow `jump`."""
+    """The clocks of the process that `wrapper` starts follow `jump`, at once."""
 
-    def __init__(self, root: pathlib.Path, name: str, *, monotonic_too: bool) -> None:
-        self._file = root / f"{name}.clock"
-        self._monotonic_too = monotonic_too
-        self.jump(0)
+    def __init__(self, root: pathlib.Path, name: str) -> None:
+        self._library = root / f"{name}.clocks.so"
+        self._file = root / f"{name}.clocks"
+        run("gcc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", self._library, SOURCE)
+        self._file.write_bytes(bytes(32))
+        self._seconds = [0.0, 0.0]
 
     @property
     def wrapper(self) -> tuple[str, ...]:
-        settings = {
-            "LD_PRELOAD": LIBRARY,
-            "FAKETIME_TIMESTAMP_FILE": self._file,
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "0" if self._monotonic_too else "1",
-        }
-        return ("env", *(f"{name}={value}" for name, value in settings.items()))
+        return ("env", f"LD_PRELOAD={self._library}", f"MOVED_CLOCKS={self._file}")
 
-    def jump(self, seconds: float) -> None:
-        """So far from the machine's clock, from now on. Whole when it is read: the file is replaced."""
-        new = self._file.with_suffix(".new")
-        new.write_text(f"{seconds:+g}\n")
-        new.replace(self._file)
+    def jump(self, *, wall: float = 0.0, monotonic: float = 0.0) -> None:
+        """By so many seconds from where they are."""
+        assert monotonic >= 0, "no fault moves it back"
+        self._seconds = [self._seconds[0] + wall, self._seconds[1] + monotonic]
+        with self._file.open("r+b") as file, mmap.mmap(file.fileno(), 32) as mapped:
+            mapped[:16] = struct.pack("qq", *(round(seconds * 1e9) for seconds in self._seconds))
+
+    def read(self) -> tuple[float, float]:
+        """By how much the wall clock and the monotonic one were ahead, in seconds, when the process last read them."""
+        wall, monotonic = struct.unpack("16xqq", self._file.read_bytes())
+        return wall / 1e9, monotonic / 1e9

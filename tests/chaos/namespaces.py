@@ -27,8 +27,21 @@ MIDDLE = "10.77.0.1"
 
 Link = tuple[str, str]  # (who sends, who receives)
 
+# What happens to a packet,
 DROP = "drop"
 RESET = "reject with tcp reset"
+# and to which ones.
+EACH = ""
+
+
+def some(percent: int) -> str:
+    """So many of a hundred, at random."""
+    return f"numgen random mod 100 < {percent}"
+
+
+def beyond(mebibytes_a_second: int) -> str:
+    """Those that are more than this."""
+    return f"limit rate over {mebibytes_a_second} mbytes/second"
 
 
 # -- which links a partition cuts ------------------------------------------------------------------------------------------
@@ -59,16 +72,15 @@ def ring(names: Sequence[str]) -> set[Link]:
     return apart
 
 
-def ruleset(cut: Mapping[str, Sequence[str]], verdict: str, percent: int) -> dict[str, str]:
-    """Receiver -> nft's text. `cut`: receiver -> addresses from which nothing arrives, or `percent` of it does not."""
-    chance = "" if percent >= 100 else f"numgen random mod 100 < {percent} "
+def ruleset(cut: Mapping[str, Sequence[str]], verdict: str = DROP, which: str = EACH) -> dict[str, str]:
+    """Receiver -> nft's text. `cut`: receiver -> addresses whose packets meet the verdict on their arrival."""
     return {
         receiver: "\n".join(
             [
                 f"table inet {TABLE} {{",
                 "  chain heard {",
                 "    type filter hook input priority 0; policy accept;",
-                *(f"    ip saddr {sender} meta l4proto tcp {chance}counter {verdict}" for sender in senders),
+                *(f"    ip saddr {sender} meta l4proto tcp {which} counter {verdict}" for sender in senders),
                 "  }",
                 "}",
             ]
@@ -148,13 +160,13 @@ class Network:
             run(*host.wrapper, "ip", *command.split())
         return host
 
-    def cut(self, links: Iterable[Link], *, verdict: str = DROP, percent: int = 100) -> None:
-        """Cut these links, and no others; or lose `percent` of what goes through them."""
+    def cut(self, links: Iterable[Link], *, verdict: str = DROP, which: str = EACH) -> None:
+        """Cut these links, and no others; or only some of the packets that go through them."""
         self.heal()
         senders: dict[str, list[str]] = {}
         for sender, receiver in sorted(links):
             senders.setdefault(receiver, []).append(self.hosts[sender].address)
-        for receiver, text in ruleset(senders, verdict, percent).items():
+        for receiver, text in ruleset(senders, verdict, which).items():
             run(*self.hosts[receiver].wrapper, "nft", "-f", "-", given=text)
             self._cut.add(receiver)
 

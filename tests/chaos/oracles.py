@@ -33,6 +33,12 @@ class Observation:
         if not evidence:
             raise NotObserved(f"{self.fault}: {what}: {evidence!r}")
 
+    def measured(self, what: str, value: float, least: float) -> None:
+        """Raises NotObserved if it is less."""
+        self.seen[what] = f"{value:.3g}"
+        if value < least:
+            raise NotObserved(f"{self.fault}: {what}: {value:.3g}, it should be {least:.3g} at least")
+
     def check(self) -> None:
         """Raises NotObserved if nobody looked."""
         if not self.seen:

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 import pathlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
@@ -180,6 +182,16 @@ class Trial:
         assert not unequal, unequal
         complaints = oracles.unexpected(self.cluster.complaints(), self.caused)
         assert not complaints, complaints
+        self._keep()
+
+    def _keep(self) -> None:
+        """For the evidence of a long run: what each fault did to the clients, and how it was seen."""
+        if path := os.environ.get("OARLOCK_DISTURBANCES"):
+            with open(path, "a") as kept:
+                for disturbance, seen in zip(self.load.disturbances, self.observations, strict=True):
+                    observed = {what: str(evidence)[:200] for what, evidence in seen.seen.items()}
+                    told = {**disturbance._asdict(), "outcome": "passed", "observed": observed}
+                    print(json.dumps(told), file=kept)
 
     def _all_at_one_index(self, statuses: Mapping[str, Mapping[str, Any]]) -> bool:
         voters = {name: status for name, status in statuses.items() if name in self.names}

@@ -94,7 +94,7 @@ async def test_leader_whose_disk_hangs_steps_down(tmp_path: pathlib.Path) -> Non
                 await asyncio.to_thread(on[old].freeze)
                 await t.leader(other_than=old)
                 took = time.monotonic() - began
-                seen.saw("a thread that waits for the disk", "D" in t.member(old).thread_states())
+                seen.saw("D in the states of its threads", t.member(old).thread_states().count("D"))
                 await t.acknowledged()
                 on[old].thaw()
                 await t.whole()
@@ -109,7 +109,7 @@ async def test_slow_disk_of_a_follower(tmp_path: pathlib.Path) -> None:
             leader = await t.leader()
             slow = t.others(leader)[0]
             async with t.fault("a slow disk under a follower") as seen, slowed(t, on[slow], tmp_path):
-                seen.saw("seconds a write", await write_seconds(t, slow) > 0.05)
+                seen.measured("seconds a write", await write_seconds(t, slow), 0.05)
                 await t.acknowledged(300)
             await t.whole()
             assert await t.leader() == leader
@@ -123,7 +123,7 @@ async def test_slow_disk_of_the_leader(tmp_path: pathlib.Path) -> None:
         async with trial(tmp_path, *THREE, disks=on.values()) as t:
             leader = await t.leader()
             async with t.fault("a slow disk under the leader") as seen, slowed(t, on[leader], tmp_path):
-                seen.saw("seconds a write", await write_seconds(t, leader) > 0.05)
+                seen.measured("seconds a write", await write_seconds(t, leader), 0.05)
                 await t.acknowledged(100)
             await t.whole()
             assert await t.leader() == leader

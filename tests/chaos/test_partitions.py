@@ -7,12 +7,11 @@ a cut is judged like everything else.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable
 
 import pytest
-from tests.chaos.namespaces import RESET, Link, Network, between, deaf, mute, ring
+from tests.chaos.namespaces import RESET, Network, between, deaf, mute, ring, some
 from tests.chaos.oracles import Observation
-from tests.chaos.scenario import ELECTION_SECONDS, Trial, trial
+from tests.chaos.scenario import ELECTION_SECONDS, trial
 
 THREE = ("a", "b", "c")
 FIVE = ("a", "b", "c", "d", "e")
@@ -157,7 +156,7 @@ async def test_follower_reached_one_way(tmp_path: pathlib.Path, how: object) -> 
 async def test_packets_lost_at_random(tmp_path: pathlib.Path) -> None:
     with Network(*THREE) as network:
         async with trial(tmp_path, *THREE, network=network) as t, t.fault("one packet in ten lost everywhere") as seen:
-            network.cut(between(THREE, THREE), percent=10)
+            network.cut(between(THREE, THREE), which=some(10))
             await t.acknowledged(300, seconds=60)
             strikes(seen, network)
             network.heal()
@@ -170,7 +169,7 @@ async def test_connections_reset(tmp_path: pathlib.Path) -> None:
     with Network(*THREE) as network:
         async with trial(tmp_path, *THREE, network=network) as t:
             async with t.fault("one packet in fifty answered by a TCP reset") as seen:
-                network.cut(between(THREE, THREE), verdict=RESET, percent=2)
+                network.cut(between(THREE, THREE), verdict=RESET, which=some(2))
                 await t.acknowledged(300, seconds=60)
                 strikes(seen, network)
                 network.heal()

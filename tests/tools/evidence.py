@@ -17,8 +17,10 @@ import subprocess
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DIRECTORY = ROOT / "docs/evidence"
 PRODUCT = ("node", "operator", "charts", "manifests", "Dockerfile", "requirements")
+CHAOS = ("tests/chaos/[!t]*", "tests/integration/members.py")  # what its scenarios have in common
 SOURCES = {  # of each part: the product, and what judges it; a star stands for what is committed there
     "soak": ("node", "tests/simulation", "tests/simdisk.py"),
+    "chaos": ("node", "requirements", *CHAOS, "tests/judge.py", "tests/load.py", "tests/wgl.py"),
     "e2e": (*PRODUCT, "tests/e2e/*.py", "tests/kube", "tests/images", "tests/judge.py", "tests/load.py"),
 }
 
