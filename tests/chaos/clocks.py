@@ -1,7 +1,7 @@
 """Clocks of a member that are not the test's: set apart at its start by the kernel, or moved while it runs (clocks.c).
 
-Rules of this module: a time namespace moves the monotonic clocks alone, and only when a process starts; what moves them
-later stands between the process and its C library. Neither touches the machine's clocks. The monotonic clocks never move
+Rules of this module: a time namespace moves the monotonic clocks alone, and only when a process starts; what moves
+them later stands between the process and its C library. Neither touches the machine's clocks. The monotonic clocks never move
 back: Linux has no fault that would do that.
 """
 
@@ -24,6 +24,11 @@ def offset(seconds: int) -> tuple[str, ...]:
 
 def has_own_clocks(pid: int) -> bool:
     return os.readlink(f"/proc/{pid}/ns/time") != os.readlink("/proc/self/ns/time")
+
+
+def offsets(pid: int) -> str:
+    """By which its monotonic clock and time since boot are ahead, as the kernel tells it."""
+    return pathlib.Path(f"/proc/{pid}/timens_offsets").read_text()
 
 
 class MovableClock:

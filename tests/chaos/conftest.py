@@ -1,4 +1,4 @@
-"""The chaos tier runs on the loop that production runs on; `long` are the scenarios that `make test` has no time for."""
+"""Chaos runs on the loop that production runs on; `long` are the scenarios that `make test` has no time for."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -44,7 +44,7 @@ def beyond(mebibytes_a_second: int) -> str:
     return f"limit rate over {mebibytes_a_second} mbytes/second"
 
 
-# -- which links a partition cuts ------------------------------------------------------------------------------------------
+# -- which links a partition cuts --------------------------------------------------------------------------------------
 
 
 def between(some: Iterable[str], others: Iterable[str]) -> set[Link]:
@@ -99,7 +99,7 @@ def packets(listed: Mapping[str, Any]) -> int:
     )
 
 
-# -- the network itself ----------------------------------------------------------------------------------------------------
+# -- the network itself ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

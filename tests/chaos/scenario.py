@@ -7,8 +7,9 @@
             ...                                      # and made whole again, or after the block
     # here every oracle was asked
 
-Rules of this module: a fault strikes only under a steady load and after enough operations; when the body of a trial ends,
-whatever it broke must be whole, so that every member has to answer; what is started here is ended here, also on a failure.
+Rules of this module: a fault strikes only under a steady load and after enough operations; when the body of a trial
+ends, whatever it broke must be whole, so that every member has to answer; what is started here is ended here, also on a
+failure.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-
 from tests.chaos import oracles
 from tests.chaos.disks import Disk
 from tests.chaos.namespaces import Network
@@ -158,7 +158,7 @@ class Trial:
     async def acknowledged(self, count: int = 50, seconds: float = 20) -> None:
         """Wait until so many writes more have been acknowledged: the cluster works while the fault lasts."""
         target, end = len(self.load.acknowledged) + count, time.monotonic() + seconds
-        while len(self.load.acknowledged) < target:  # noqa: ASYNC110 - the load has no event to wait for
+        while len(self.load.acknowledged) < target:
             assert time.monotonic() < end, f"{target - len(self.load.acknowledged)} acknowledgements are missing"
             await asyncio.sleep(0.02)
 

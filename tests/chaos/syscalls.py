@@ -29,7 +29,7 @@ class Injection:
     async def struck(self, seconds: float = 10) -> str:
         """The first such call, as soon as there is one."""
         async with asyncio.timeout(seconds):
-            while not self.lines:
+            while not self.lines:  # noqa: ASYNC110 - strace tells nobody
                 await asyncio.sleep(0.02)
         return self.lines[0]
 
@@ -38,19 +38,32 @@ class Injection:
 async def injected(pid: int, root: pathlib.Path, fault: str, calls: str = DURABLE) -> AsyncIterator[Injection]:
     """`fault` in strace's words, on each of `calls` of all threads: `error=EIO:when=1`, `delay_enter=300000`."""
     output, words = root / f"strace-{pid}", root / f"strace-{pid}.words"
-    command = ["strace", "-f", "-p", str(pid), "-o", str(output), "-e", f"trace={calls}", "-e", f"inject={calls}:{fault}"]
+    command = [
+        "strace",
+        "-f",
+        "-p",
+        str(pid),
+        "-o",
+        str(output),
+        "-e",
+        f"trace={calls}",
+        "-e",
+        f"inject={calls}:{fault}",
+    ]
     with words.open("wb") as told:
-        tracer = subprocess.Popen(command, stdout=told, stderr=told, stdin=subprocess.DEVNULL)
+        tracer = await asyncio.create_subprocess_exec(*command, stdout=told, stderr=told, stdin=subprocess.DEVNULL)
     try:
         async with asyncio.timeout(10):
             while "attached" not in words.read_text():
-                assert tracer.poll() is None, words.read_text()
+                assert tracer.returncode is None, words.read_text()
                 await asyncio.sleep(0.02)
         yield Injection(output)
     finally:
-        if tracer.poll() is None:
+        if tracer.returncode is None:
             tracer.send_signal(signal.SIGINT)  # it lets go of what it traces
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                tracer.wait(5)
-            tracer.kill()
-        tracer.wait()
+            try:
+                async with asyncio.timeout(5):
+                    await tracer.wait()
+            except TimeoutError:
+                tracer.kill()
+        await tracer.wait()

@@ -36,7 +36,8 @@ def power_returns(disk: Disk, member: ChaosMember) -> None:
     member.start()
 
 
-@pytest.mark.parametrize("role", ["leader", pytest.param("follower", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("role", ["leader", "follower"])
 async def test_power_loss_of_one(tmp_path: pathlib.Path, role: str) -> None:
     with disks(tmp_path, *THREE) as on:
         async with trial(tmp_path, *THREE, disks=on.values()) as t:
@@ -149,7 +150,7 @@ async def write_seconds(t: Trial, name: str, writes: int = 10) -> float:
     metric = "oarlock_wal_fsync_seconds"
     count, total = [await t.cluster.metric(name, f"{metric}_{what}") for what in ("count", "sum")]
     async with asyncio.timeout(30):
-        while (later := await t.cluster.metric(name, f"{metric}_count")) < count + writes:
+        while (later := await t.cluster.metric(name, f"{metric}_count")) < count + writes:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     return (await t.cluster.metric(name, f"{metric}_sum") - total) / (later - count)
 
@@ -200,7 +201,9 @@ async def test_full_disks(tmp_path: pathlib.Path, kind: str, leave_bytes: int) -
 def held(t: Trial, names: list[str]) -> str:
     """What each keeps back for such a day, for whoever looks at a failure."""
     ballasts = {name: t.member(name).directory / "ballast" for name in names}
-    return ", ".join(f"{name}: ballast {path.stat().st_size if path.exists() else 0}" for name, path in ballasts.items())
+    return ", ".join(
+        f"{name}: ballast {path.stat().st_size if path.exists() else 0}" for name, path in ballasts.items()
+    )
 
 
 async def put_until(t: Trial, url: str, status: int, seconds: float = 20) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""Members exchanged while the network is cut: a change needs majorities of both sets, and whoever is cut off has none."""
+"""Members exchanged while the network is cut: a change needs majorities of both sets; who is cut off has none."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from tests.chaos.disks import Disk
 from tests.chaos.namespaces import DROP, RESET, Network, between, deaf, mute, packets, ring, ruleset, some
 from tests.chaos.oracles import NotObserved, Observation
 from tests.judge import ABSENT, Outcome, Read, Seen, Write
+from tests.wgl import Answer
 
 
 def test_fault_that_nobody_looked_for() -> None:
@@ -64,7 +65,7 @@ def test_history_that_no_order_explains() -> None:
 
 
 def test_undecided_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oracles, "check_load", lambda *_: {"k": oracles.Answer.UNKNOWN})
+    monkeypatch.setattr(oracles, "check_load", lambda *_: {"k": Answer.UNKNOWN})
     assert oracles.not_linearizable([]) == ["k: unknown"]
 
 

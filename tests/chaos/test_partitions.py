@@ -1,7 +1,7 @@
-"""Networks that are cut, in one way and in both, that lose packets and that reset connections; the load reaches everyone.
+"""Networks that are cut, in one way and in both, that lose packets and that reset connections; the load reaches all.
 
-The members live in namespaces, the test in the middle: clients are never cut off, so what they get from the wrong side of
-a cut is judged like everything else.
+The members live in namespaces, the test in the middle: clients are never cut off, so what they get from the wrong side
+of a cut is judged like everything else.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from tests.chaos.scenario import ELECTION_SECONDS, trial
 THREE = ("a", "b", "c")
 FIVE = ("a", "b", "c", "d", "e")
 STEPPED_DOWN_SECONDS = 2 * ELECTION_SECONDS + 2  # and what a busy machine of two cores adds
-
-
 
 
 def strikes(seen: Observation, network: Network, *receivers: str) -> None:
@@ -63,6 +61,7 @@ async def test_follower_isolated(tmp_path: pathlib.Path) -> None:
             assert (await t.cluster.status(leader))["term"] == term
 
 
+@pytest.mark.long
 async def test_five_split_with_the_leader_in_the_minority(tmp_path: pathlib.Path) -> None:
     with Network(*FIVE) as network:
         async with trial(tmp_path, *FIVE, network=network) as t:
@@ -73,7 +72,9 @@ async def test_five_split_with_the_leader_in_the_minority(tmp_path: pathlib.Path
                 network.cut(between(few, many))
                 await t.cluster.until(
                     "only the majority has a leader",
-                    lambda found: [n for n in FIVE if n in found and found[n]["role"] == "leader"] in [[n] for n in many],
+                    lambda found: (
+                        [n for n in FIVE if n in found and found[n]["role"] == "leader"] in [[n] for n in many]
+                    ),
                 )
                 await t.acknowledged()
                 strikes(seen, network)
@@ -85,17 +86,16 @@ async def test_five_split_with_the_leader_in_the_minority(tmp_path: pathlib.Path
 async def test_ring_of_majorities(tmp_path: pathlib.Path) -> None:
     """Each of five reaches a majority, and no two the same one: whoever leads goes on, or another does."""
     with Network(*FIVE) as network:
-        async with trial(tmp_path, *FIVE, network=network) as t:
-            async with t.fault("a ring of majorities") as seen:
-                network.cut(ring(FIVE))
-                await t.acknowledged(300, seconds=40)
-                strikes(seen, network)
-                terms = {name: status["term"] for name, status in (await t.cluster.statuses()).items()}
-                await t.acknowledged(300, seconds=40)
-                later = {name: status["term"] for name, status in (await t.cluster.statuses()).items()}
-                assert max(later.values()) <= max(terms.values()) + 2, "elections without an end"
-                network.heal()
-                await t.whole()
+        async with trial(tmp_path, *FIVE, network=network) as t, t.fault("a ring of majorities") as seen:
+            network.cut(ring(FIVE))
+            await t.acknowledged(300, seconds=40)
+            strikes(seen, network)
+            terms = {name: status["term"] for name, status in (await t.cluster.statuses()).items()}
+            await t.acknowledged(300, seconds=40)
+            later = {name: status["term"] for name, status in (await t.cluster.statuses()).items()}
+            assert max(later.values()) <= max(terms.values()) + 2, "elections without an end"
+            network.heal()
+            await t.whole()
 
 
 async def test_bridge(tmp_path: pathlib.Path) -> None:
@@ -116,6 +116,7 @@ async def test_bridge(tmp_path: pathlib.Path) -> None:
                 await t.whole()
 
 
+@pytest.mark.long
 async def test_leader_deaf(tmp_path: pathlib.Path) -> None:
     """It hears nobody and is heard: check-quorum makes it step down, and its heartbeats do not hold the others."""
     with Network(*THREE) as network:
@@ -167,10 +168,9 @@ async def test_packets_lost_at_random(tmp_path: pathlib.Path) -> None:
 async def test_connections_reset(tmp_path: pathlib.Path) -> None:
     """Every one of them, again and again, at any point of a message."""
     with Network(*THREE) as network:
-        async with trial(tmp_path, *THREE, network=network) as t:
-            async with t.fault("one packet in fifty answered by a TCP reset") as seen:
-                network.cut(between(THREE, THREE), verdict=RESET, which=some(2))
-                await t.acknowledged(300, seconds=60)
-                strikes(seen, network)
-                network.heal()
-                await t.whole()
+        async with trial(tmp_path, *THREE, network=network) as t, t.fault("one packet in fifty reset") as seen:
+            network.cut(between(THREE, THREE), verdict=RESET, which=some(2))
+            await t.acknowledged(300, seconds=60)
+            strikes(seen, network)
+            network.heal()
+            await t.whole()

@@ -45,7 +45,7 @@ async def test_interrupted_snapshot_after_a_long_isolation(tmp_path: pathlib.Pat
                 seen.saw("packets lost", sum(network.lost_packets().values()))
                 network.cut(links, which=beyond(3))
                 async with asyncio.timeout(30):
-                    while (got := await t.cluster.metric(away, RECEIVED)) < MIB:
+                    while (got := await t.cluster.metric(away, RECEIVED)) < MIB:  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
                 if how == "cut":
                     network.cut(links)
