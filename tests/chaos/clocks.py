@@ -1,8 +1,8 @@
 """Clocks of a member that are not the test's: set apart at its start by the kernel, or moved while it runs (clocks.c).
 
-Rules of this module: a time namespace moves the monotonic clocks alone, and only when a process starts; what moves
-them later stands between the process and its C library. Neither touches the machine's clocks. The monotonic clocks never move
-back: Linux has no fault that would do that.
+Rules of this module: a time namespace moves the monotonic clocks alone, and only when a process starts; what moves them
+later stands between the process and its C library. Neither touches the machine's clocks. The monotonic clocks never
+move back: Linux has no fault that would do that.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What must hold after a scenario, besides what the load's judge (tests/judge.py) and `Cluster.elected` look for.
 
-Rules of this module: pure functions of what was seen, each of which says what is wrong (nothing: all is well) or
-raises AssertionError. Each fires in test_oracles.py. A scenario in which the fault was not seen to strike proves nothing,
-and fails.
+Rules of this module: pure functions of what was seen; each says what is wrong (nothing: all is well), or raises
+AssertionError. Each fires in test_oracles.py. A scenario in which the fault was not seen to strike proves nothing, and
+fails.
 """
 
 from __future__ import annotations
