@@ -15,7 +15,7 @@ from tests.chaos.scenario import ELECTION_SECONDS, ChaosMember, Trial, trial
 from tests.chaos.syscalls import injected
 
 THREE = ("a", "b", "c")
-EIO = "Input/output error"  # in the last words of a member whose disk has failed it
+LAST_WORDS = ("Input/output error", "the member failed")  # of one whose disk has failed it: the log's, or the store's
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ async def test_power_loss_of_one(tmp_path: pathlib.Path, role: str) -> None:
     with disks(tmp_path, *THREE) as on:
         async with trial(tmp_path, *THREE, disks=on.values()) as t:
             leader = await t.leader()
-            t.caused.append(EIO)
+            t.caused += LAST_WORDS
             dark = leader if role == "leader" else t.others(leader)[0]
             async with t.fault(f"power loss of the {role}") as seen:
                 on[dark].lose_power()
@@ -57,7 +57,7 @@ async def test_power_loss_of_one(tmp_path: pathlib.Path, role: str) -> None:
 async def test_power_loss_of_all_at_once(tmp_path: pathlib.Path) -> None:
     with disks(tmp_path, *THREE) as on:
         async with trial(tmp_path, *THREE, disks=on.values()) as t, t.fault("power loss of all at once") as seen:
-            t.caused.append(EIO)
+            t.caused += LAST_WORDS
             for name in THREE:
                 on[name].lose_power()
             for name in THREE:
@@ -73,7 +73,7 @@ async def test_failed_sync_ends_the_member(tmp_path: pathlib.Path, role: str) ->
     """A failed write of the log is never tried again: who knows what the kernel has dropped (rule 5)."""
     async with trial(tmp_path, *THREE) as t:
         leader = await t.leader()
-        t.caused.append(EIO)
+        t.caused += LAST_WORDS
         bad = leader if role == "leader" else t.others(leader)[0]
         async with t.fault(f"EIO from the log's disk on the {role}") as seen:
             async with injected(t.member(bad).pid, tmp_path, "error=EIO:when=1") as injection:

@@ -31,12 +31,21 @@ PROGRAM = ["-c", "from oarlock.cli import main; main()"]
 OARLOCK = [sys.executable, *PROGRAM]
 
 
+_given: set[int] = set()
+
+
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Each is given once only. They are below those of outgoing connections, one of which could otherwise take the port
+    of a member that is not up."""
+    found: list[int] = []
+    while len(found) < count:
+        port = secrets.choice(range(12000, 32000))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                found.append(port)
+    return found
 
 
 @dataclass
