@@ -156,9 +156,6 @@ async def write_seconds(t: Trial, name: str, writes: int = 10) -> float:
 
 
 STILL_FREE = 16 << 20  # below the bound at which puts are refused
-UNUSED_BALLAST = pytest.mark.xfail(
-    strict=True, reason="where the store's file needs space and the log does not, the ballast is not given back"
-)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +164,7 @@ UNUSED_BALLAST = pytest.mark.xfail(
         ("ext4", STILL_FREE),
         pytest.param("xfs", STILL_FREE, marks=pytest.mark.long),
         pytest.param("xfs", 0, marks=pytest.mark.long),
-        pytest.param("ext4", 0, marks=[pytest.mark.long, UNUSED_BALLAST]),
+        pytest.param("ext4", 0, marks=pytest.mark.long),
     ],
 )
 async def test_full_disks(tmp_path: pathlib.Path, kind: str, leave_bytes: int) -> None:
