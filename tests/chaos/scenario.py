@@ -163,7 +163,7 @@ class Trial:
             await asyncio.sleep(0.02)
 
     async def whole(self, *names: str) -> None:
-        """Every member participates, and all have applied the same."""
+        """Wait until every member participates."""
         await self.cluster.participating(*(names or self.names))
 
     async def judged(self) -> None:
