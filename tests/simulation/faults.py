@@ -31,6 +31,7 @@ class Faults:
         self.world, self.network, self.processes, self.admin = world, network, processes, admin
         self.keeper = Loop(world, "sim")  # what happens to members happens on no member's clock
         self.ended = False
+        self._cuts = 0
         self.old_disks: dict[str, list[Disk]] = {}
         faults: list[Callable[[], None]] = [
             *(self.kill, self.kill_several, self.kill_leader, self.power_loss, self.power_loss_of_all, self.clean_stop),
@@ -196,7 +197,14 @@ class Faults:
         self.did(what)
         self.network.heal_cuts()
         self.network.cut = pairs
-        self._later(self.network.heal_cuts, 3.0)
+        self._cuts += 1
+        number = self._cuts
+
+        def heal() -> None:
+            if number == self._cuts:  # a later cut lasts its own time
+                self.network.heal_cuts()
+
+        self._later(heal, 3.0)
 
     def break_connections(self) -> None:
         self.did("connections broken")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
 
 
-ALONE_SECONDS = 5.0  # more than two election time-outs, of slow clocks too
+ALONE_SECONDS = 4.5  # more than two election time-outs, of slow clocks too
 
 
 def violated(oracle: str, what: str) -> Violated:
