@@ -30,6 +30,7 @@ async def stopped(member: ChaosMember) -> str:
     return member.kernel_state()
 
 
+@pytest.mark.long
 async def test_leader_killed(tmp_path: pathlib.Path) -> None:
     async with trial(tmp_path, *THREE) as t:
         for _ in range(2):
@@ -128,6 +129,7 @@ async def test_follower_paused(tmp_path: pathlib.Path) -> None:
         assert (await t.cluster.status(leader))["term"] == term, "one that wakes up disturbs nobody"
 
 
+@pytest.mark.long
 async def test_leader_told_to_end(tmp_path: pathlib.Path) -> None:
     """SIGTERM hands leadership over: no client waits for an election, and the exit code is 0."""
     async with trial(tmp_path, *THREE) as t:
