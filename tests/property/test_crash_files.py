@@ -244,11 +244,7 @@ def check_identity(left: Left[int]) -> int:
 
 # --- the tests
 
-NAMES_NOT_SYNCED = pytest.mark.xfail(
-    reason="a start does not sync the names that it finds, and goes on from one that a killed process left",
-    raises=(AssertionError, Corrupt),
-)
-KILLED = [False, pytest.param(True, marks=NAMES_NOT_SYNCED)]
+KILLED = [False, True]
 
 
 @pytest.mark.parametrize("killed", KILLED)
@@ -263,7 +259,6 @@ def test_an_identity_at_every_crash(killed: bool) -> None:
     assert explore(identity_life, check_identity, killed) == {2, 5, 6, 7}
 
 
-@NAMES_NOT_SYNCED
 def test_a_new_directory_of_a_killed_process() -> None:
     """The directory itself was made, and its name not synced, when the first process was killed."""
     disk = SimulatedFiles(random.Random(3))

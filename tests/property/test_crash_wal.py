@@ -131,13 +131,7 @@ def explore(killed: bool) -> tuple[int, set[int], set[int]]:
     return count, {left.operation for left in first}, found
 
 
-NAMES_NOT_SYNCED = pytest.mark.xfail(
-    reason="a recovery does not sync the names that it finds, and builds on a segment whose name a killed one left",
-    raises=Corrupt,
-)
-
-
-@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=NAMES_NOT_SYNCED)])
+@pytest.mark.parametrize("killed", [False, True])
 def test_every_subset_at_every_crash(killed: bool) -> None:
     disks, stops, found = explore(killed)
     assert found == set(range(len(FRAMES) + 1)), "some number of frames was never what was left"
@@ -145,7 +139,6 @@ def test_every_subset_at_every_crash(killed: bool) -> None:
     assert len(stops) > 40
 
 
-@NAMES_NOT_SYNCED
 def test_the_name_that_a_killed_recovery_gave() -> None:
     """Rule 4, of names: a recovery is killed before it syncs the directory; the next one publishes another segment,
     which follows that one, and the power fails. Of the two names the later alone may survive."""

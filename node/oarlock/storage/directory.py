@@ -89,6 +89,7 @@ class DataDirectory:
         except BlockingIOError:
             raise DirectoryInUse(f"{path} is in use by another process") from None
         try:
+            files.sync_directory(path)  # what is found shall stay: a process that was killed may not have come so far
             identity = _load_or_create(path, name, files, new_incarnation)
             if identity.pending_quarantine is not None:
                 identity = _finish_quarantine(path, files, identity)
@@ -178,13 +179,16 @@ class DataDirectory:
 
 
 def _make_directories(path: Path, files: FileSystem) -> None:
-    missing = []
-    while not files.exists(path):
-        missing.append(path)
-        path = path.parent
-    for new in reversed(missing):
+    """At the first start; their names are durable when it returns. Those that were there are made durable as well, as
+    far as this process may: one that was killed may have left them."""
+    if files.exists(path / "identity"):
+        return
+    for new in [one for one in reversed((path, *path.parents)) if not files.exists(one)]:
         files.mkdir(new)
         files.sync_directory(new.parent)
+    for parent in path.parents:
+        with contextlib.suppress(OSError):  # others' directories; what is wrong with our disk is found in our own
+            files.sync_directory(parent)
 
 
 def _load_or_create(path: Path, name: str, files: FileSystem, new_incarnation: Callable[[], str]) -> Identity:

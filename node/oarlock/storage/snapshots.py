@@ -86,6 +86,7 @@ class SnapshotStore:
         if not files.exists(directory):
             files.mkdir(directory)
             files.sync_directory(directory.parent)
+        files.sync_directory(directory)  # a process that was killed may have left names that are not durable
 
     def metas(self) -> list[SnapshotMeta]:
         """Of every published snapshot, ascending by (term, index). A damaged meta file sets its snapshot aside.

@@ -88,6 +88,7 @@ class Wal:
                 files.mkdir(directory)
                 files.sync_directory(directory.parent)
             remove_unfinished(directory, files)
+            files.sync_directory(directory)  # what is built upon shall stay, also what a killed process has named
             found = scan(directory, files)
             wal._resume(found)
         except OSError as error:
