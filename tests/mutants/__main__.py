@@ -53,6 +53,9 @@ def main() -> int:
     arguments = parser.parse_args()
     chosen = [bug for bug in bugs() if not arguments.names or bug.name in arguments.names]
     table = json.loads(TABLE.read_text()) if TABLE.exists() else {}
+    for bug in chosen:  # before an hour's hunt
+        with planted(bug):
+            pass
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sound = pool.submit(caught, None, 0, arguments.seeds) if not arguments.names else None
         hunts = [(bug, pool.submit(caught, bug, 0, arguments.seeds)) for bug in chosen]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.mutants.__main__ import TABLE, caught
 from tests.mutants.hunt import Catch, judged
-from tests.mutants.planted import Bug, DoesNotApply, bugs, planted
+from tests.mutants.planted import ROOMS, Bug, DoesNotApply, bugs, planted
 
 BUGS = bugs()
 REPLAYED = 3
@@ -34,9 +35,15 @@ def test_a_planted_bug_is_caught_again(name: str, hunts: Mapping[str, Future[Cat
     assert catch.how == RECORDED[name]["how"], catch
 
 
+def test_every_planted_bug_has_been_caught() -> None:
+    assert sorted(RECORDED) == sorted(bug.name for bug in BUGS)
+    assert len(BUGS) >= 40
+    rooms = Counter(bug.room for bug in BUGS)
+    assert all(rooms[room] >= 6 for room in ROOMS), rooms
+
+
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_a_patch_applies(bug: Bug) -> None:
-    """Those that `make mutants` has not caught yet, too."""
     with planted(bug) as environment:
         assert environment["OARLOCK_PLANTED"]
 

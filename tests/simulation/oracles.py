@@ -128,6 +128,14 @@ class Oracles:
             if term == core.term and self.world.now - since > ALONE_SECONDS:
                 raise violated("check quorum", f"{core.node_id} has led term {term} alone for {ALONE_SECONDS} s")
 
+    def look_for_false_alarms(self, processes: Sequence[Process]) -> None:
+        """Once a second. Rule 26: nobody is called diverged whose state is what it applied."""
+        astray = self.world.astray
+        for node in [p.node for p in processes if p.up and p.node is not None]:
+            judged = node.broken is not None and node.broken.lasting
+            if (judged and node.node_id not in astray) or (node.alarmed and not astray):
+                raise violated("false alarm", f"{node.node_id}: {node.broken}, alarmed by {sorted(node.alarmed)}")
+
     def _remember_disk(self, core: Core) -> None:
         held = self.durable.setdefault(core.node_id, {})
         for index in [i for i in held if i > core.last_index]:

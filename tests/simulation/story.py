@@ -84,6 +84,7 @@ class Story:
     def _watch(self) -> None:
         """What a kubelet does: a process that ended is started again, if its disk lets it."""
         self.oracles.look_at_leaders(self.processes, self.network.cut)
+        self.oracles.look_for_false_alarms(self.processes)
         for process in self.processes:
             if not process.up and process.died_of is not None and process.disk.fail is healthy:
                 process.start()

@@ -17,6 +17,8 @@ from tests.simulation.story import Story
 
 from oarlock.machine.command import Result
 from oarlock.raft.core import Core
+from oarlock.runtime.divergence import StateDiverged
+from oarlock.runtime.errors import out_of_order
 
 SEED = 3
 
@@ -281,3 +283,16 @@ def test_a_removed_id_that_is_a_member_again(quiet: Story) -> None:
     quiet.oracles.gone.add(core.node_id)
     with found_by("removed"):
         quiet.oracles._settled(core.committed_placed)
+
+
+def test_a_member_that_is_called_diverged_and_is_not(quiet: Story) -> None:
+    process, _ = leader_of(quiet)
+    assert process.node is not None
+    process.node.alarmed = frozenset({"m9-1"})
+    with found_by("false alarm"):
+        quiet.oracles.look_for_false_alarms(quiet.processes)
+    quiet.world.astray.add("m9-1")
+    quiet.oracles.look_for_false_alarms(quiet.processes)
+    process.node.broken = out_of_order(StateDiverged(5, "x", "y"))
+    with found_by("false alarm"):
+        quiet.oracles.look_for_false_alarms(quiet.processes)
