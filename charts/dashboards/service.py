@@ -137,6 +137,14 @@ def http() -> list[Panel]:
             Query(rise(m("oarlock_http_connections_rejected_total"), "port, reason"), "{{port}} {{reason}}"),
             span=12,
         ),
+        graph(
+            "Held in memory",
+            "Writes that are not decided yet, and large values that are still being read. Normal: below a few MiB. At "
+            "64 MiB the member answers 429: clients send more than disks and members take, or send too slowly.",
+            "bytes",
+            Query(m("oarlock_commands_in_flight_bytes"), "{{pod}} undecided"),
+            Query(m("oarlock_http_reading_bytes"), "{{pod}} being read"),
+        ),
     ]
 
 
