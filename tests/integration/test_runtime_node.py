@@ -66,6 +66,13 @@ async def until(node: Node, *states: str) -> None:
                     await node.changed.wait()
 
 
+async def founded(node: Node) -> None:
+    """A cluster of this member alone, at work."""
+    await until(node, "Idle")
+    await node.bootstrap("r1", "main", 1)
+    await until(node, "Participating")
+
+
 async def add(node: Node, name: bytes) -> int:
     async with asyncio.timeout(PATIENCE):
         return int((await node.propose(name)).body)
@@ -191,9 +198,7 @@ async def test_a_bootstrap_broken_off_is_finished_by_the_next_start(tmp_path: Pa
 
 async def test_reset_is_refused_to_members_and_repeats_its_answer(tmp_path: Path) -> None:
     async with running(tmp_path) as node:
-        await until(node, "Idle")
-        await node.bootstrap("r1", "main", 1)
-        await until(node, "Participating")
+        await founded(node)
         await add(node, b"x")
         old = node.node_id
         assert (await refusal(node.reset("q", "m-0000000000000000"))).code == "wrong_node"
@@ -257,9 +262,7 @@ async def test_a_reset_on_a_failing_disk_ends_the_process(tmp_path: Path, monkey
 async def test_reset_while_the_log_is_read_is_refused(tmp_path: Path) -> None:
     """Nobody knows yet what configuration this member is in."""
     async with running(tmp_path) as node:
-        await until(node, "Idle")
-        await node.bootstrap("r1", "main", 1)
-        await until(node, "Participating")
+        await founded(node)
     async with running(tmp_path) as node:
         assert node.engine is None
         assert (await refusal(node.reset("q", node.node_id))).code == "replaying"
@@ -277,9 +280,7 @@ async def test_a_stop_while_the_log_is_read_leaves_nothing_behind(tmp_path: Path
 async def test_a_corrupt_log_stays_and_says_so(tmp_path: Path) -> None:
     """Rule 2: neither votes nor counts; status is served, and a reset makes a new member of it."""
     async with running(tmp_path) as node:
-        await until(node, "Idle")
-        await node.bootstrap("r1", "main", 1)
-        await until(node, "Participating")
+        await founded(node)
         for _ in range(5):
             await add(node, b"x")
     for segment in (tmp_path / "m" / "wal").iterdir():
@@ -301,9 +302,7 @@ async def test_a_corrupt_log_stays_and_says_so(tmp_path: Path) -> None:
 async def test_a_state_gone_astray_is_remembered_until_a_reset(tmp_path: Path) -> None:
     """Rule 26: the next start finds nothing wrong with such a directory by itself."""
     async with running(tmp_path) as node:
-        await until(node, "Idle")
-        await node.bootstrap("r1", "main", 1)
-        await until(node, "Participating")
+        await founded(node)
         await add(node, b"x")
         assert node.engine is not None
         index, mine = node.engine.environment.applied.index, node.engine.environment.state_hash
@@ -332,9 +331,7 @@ async def test_a_state_gone_astray_is_remembered_until_a_reset(tmp_path: Path) -
 async def test_a_member_whose_log_is_gone_stays_out(tmp_path: Path) -> None:
     """D15: it has voted and acknowledged, and no longer knows what. An empty log under its id would vote again."""
     async with running(tmp_path) as node:
-        await until(node, "Idle")
-        await node.bootstrap("r1", "main", 1)
-        await until(node, "Participating")
+        await founded(node)
         await add(node, b"x")
     shutil.rmtree(tmp_path / "m" / "wal")
     for _ in range(2):  # the first start leaves an empty directory behind
@@ -356,9 +353,7 @@ async def test_a_member_whose_log_is_gone_stays_out(tmp_path: Path) -> None:
 async def test_an_entry_of_a_newer_version_asks_for_that_version(tmp_path: Path) -> None:
     """Rule 34: the member stops before it, and there is nothing wrong with its data."""
     async with running(tmp_path) as node:
-        await until(node, "Idle")
-        await node.bootstrap("r1", "main", 1)
-        await until(node, "Participating")
+        await founded(node)
         await add(node, b"x")
         assert node.engine is not None
         node.engine.core.propose(msgspec.msgpack.encode(99), monotonic(), EntryKind.VERSION)
@@ -456,9 +451,7 @@ async def test_a_full_disk_delays_the_start(tmp_path: Path, monkeypatch: pytest.
 async def test_a_snapshot_carries_the_state_over_a_rebuild(tmp_path: Path) -> None:
     """Rule 21: the working file is a cache; snapshot and log are the truth."""
     async with running(tmp_path) as node:
-        await until(node, "Idle")
-        await node.bootstrap("r1", "main", 1)
-        await until(node, "Participating")
+        await founded(node)
         for _ in range(4):
             await add(node, b"x")
         async with asyncio.timeout(PATIENCE):  # the last entry that comes by itself raises the cluster's version
@@ -483,9 +476,7 @@ async def test_log_and_snapshots_stay_bounded_however_much_is_written(tmp_path: 
     segment, commands = 1 << 16, 16_000
     small = dataclasses.replace(settings(tmp_path), segment_bytes=segment, snapshot_entries=50, trailing_bytes=segment)
     async with running(tmp_path, small) as node:
-        await until(node, "Idle")
-        await node.bootstrap("r1", "main", 1)
-        await until(node, "Participating")
+        await founded(node)
         name = b"n" * 64
 
         async def write(times: int) -> None:

@@ -20,6 +20,7 @@ from oarlock.raft.errors import InvariantViolated
 from oarlock.raft.invariants import Glimpse, Witness, check_basic, check_delta, glimpse
 from oarlock.raft.state import Role
 from oarlock.raft.types import Configuration, NodeId, PlacedConfiguration
+from oarlock.runtime.member import members_of
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
@@ -98,7 +99,10 @@ class Oracles:
         """Rule 15: an id that was dropped never returns."""
         if placed.index <= self.settled.index:
             return
-        before, now = (set(everyone(one.configuration)) for one in (self.settled, placed))
+        before, now = (
+            set(members_of(one.configuration.voters, one.configuration.learners, one.configuration.outgoing))
+            for one in (self.settled, placed)
+        )
         self.gone |= before - now
         self.settled = placed
         if returned := sorted(self.gone & now):
@@ -209,10 +213,6 @@ class Oracles:
                 world.reach("raft: the log was truncated")
         if core.commit_index > before.commit:
             world.mark(f"{name} commit {core.commit_index}")
-
-
-def everyone(configuration: Configuration) -> Iterable[NodeId]:
-    return {m.id: None for m in (*configuration.voters, *configuration.learners, *configuration.outgoing)}
 
 
 def participants(configuration: Configuration) -> Iterable[NodeId]:
