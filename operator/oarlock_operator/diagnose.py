@@ -92,6 +92,14 @@ def answers(world: World) -> Iterator[tuple[Seen, StatusAnswer]]:
             yield seen, seen.status
 
 
+def differing(diagnosis: Diagnosis) -> list[str]:
+    """Members whose state is not the leader's, by what the leader sees, and of whom nobody knows yet who is wrong."""
+    if diagnosis.leader is None or diagnosis.leader.status is None:
+        return []
+    peers = diagnosis.leader.status.peers
+    return sorted(id_ for id_, peer in peers.items() if peer.diverged and id_ not in diagnosis.lost)
+
+
 def everybody(configuration: ConfigurationModel) -> Iterator[MemberModel]:
     """Voters, learners and outgoing voters, each id once."""
     told: set[str] = set()

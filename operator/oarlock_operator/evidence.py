@@ -59,7 +59,7 @@ def loss(world: World, node_id: str) -> Loss | None:
 
 def _own_word(status: StatusAnswer, volume: Volume | None) -> Loss | None:
     if status.state in (State.CORRUPT, State.STALE):
-        return Loss(f"it is {status.state}")
+        return Loss(f"it is {status.state}: {status.reason}" if status.reason else f"it is {status.state}")
     moved = volume is not None and status.volume_uid is not None and status.volume_uid != volume.uid
     if moved and status.state is not State.OUTDATED:
         return Loss("it stands under another volume claim than before")

@@ -11,9 +11,10 @@ The order, and why:
 4. nothing is changed without a leader that passed the barrier;
 5. nothing is changed while another change is not committed: the log serialises, and `if_config` would refuse anyway;
 6. heal (take lost identities out, empty leftover disks) before growing, because it may be what a quorum hangs on;
-7. grow before shrinking, so that a replaced member is back before others leave;
-8. volumes of members that left;
-9. the rolling update of members that take part, when nothing else is to be done.
+7. while two members hold different states and nobody knows which is right, nothing that copies one or removes another;
+8. grow before shrinking, so that a replaced member is back before others leave;
+9. volumes of members that left;
+10. the rolling update of members that take part, when nothing else is to be done.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TypeAlias
 
 from . import names
 from .actions import IDLE, Decision, Wait
-from .diagnose import Diagnosis, Verdict
+from .diagnose import Diagnosis, Verdict, differing
 from .rules.found import found
 from .rules.grow import catching_up, grow
 from .rules.replace import remove_lost, reset_leftover
@@ -83,6 +84,17 @@ def _uncommitted(world: World, diagnosis: Diagnosis) -> Decision | None:
     return Wait("ChangeInProgress", "A change of the membership is not committed yet.")
 
 
+def _states_differ(world: World, diagnosis: Diagnosis) -> Decision | None:
+    if not (others := differing(diagnosis)):
+        return None
+    return Wait(
+        "StatesDiffer",
+        f"{', '.join(others)} and the leader hold different states: until it is known which is wrong, nothing is "
+        "added, removed or updated.",
+        blocked=True,
+    )
+
+
 RULES: tuple[Rule, ...] = (
     _deleting,
     _paused,
@@ -94,6 +106,7 @@ RULES: tuple[Rule, ...] = (
     remove_lost,
     reset_leftover,
     renew_disks,
+    _states_differ,
     grow,
     shrink,
     catching_up,

@@ -20,7 +20,7 @@ from oarlock.peers.messages import Diverged
 from oarlock.raft.types import EntryKind
 from oarlock.runtime import joining, recovery
 from oarlock.runtime.errors import Refused
-from oarlock.runtime.node import Node
+from oarlock.runtime.node import HOUSEKEEPING_SECONDS, Node
 from oarlock.runtime.settings import NodeSettings
 from oarlock.storage import frame as frame_module
 from oarlock.storage import segment as segment_module
@@ -299,6 +299,34 @@ async def test_a_corrupt_log_stays_and_says_so(tmp_path: Path) -> None:
         await until(node, "Idle")
 
 
+async def test_what_cannot_be_noted_of_a_state_gone_astray_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 26, on a full disk: no reset that fails brings the member back, and it is noted once there is room."""
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    async with running(tmp_path) as node:
+        await founded(node)
+        await add(node, b"x")
+        assert node.engine is not None
+        with monkeypatch.context() as full:
+            full.setattr(DataDirectory, "save", no_room)
+            full.setattr(DataDirectory, "quarantine", no_room)
+            node.engine.receive(Diverged(node.node_id, node.node_id, node.term, node.engine.core.last_index, "f" * 32))
+            assert node.status().state == "Corrupt"
+            assert (await refusal(node.reset("q1", node.node_id))).code == "out_of_space"
+            await asyncio.sleep(2.5 * HOUSEKEEPING_SECONDS)
+            assert node.status().state == "Corrupt"
+            assert node.directory.identity.diverged is None
+        async with asyncio.timeout(PATIENCE):
+            while node.directory.identity.diverged is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    async with running(tmp_path) as node:
+        await until(node, "Corrupt")
+
+
 async def test_a_state_gone_astray_is_remembered_until_a_reset(tmp_path: Path) -> None:
     """Rule 26: the next start finds nothing wrong with such a directory by itself."""
     async with running(tmp_path) as node:
@@ -308,9 +336,12 @@ async def test_a_state_gone_astray_is_remembered_until_a_reset(tmp_path: Path) -
         index, mine = node.engine.environment.applied.index, node.engine.environment.state_hash
         node.engine.receive(Diverged("l-1", node.node_id, node.term, index, "f" * 32))  # from one that does not lead
         assert node.status().state == "Participating"
+        assert node.status().role == "leader"
         node.engine.receive(Diverged(node.node_id, node.node_id, node.term, index, "f" * 32))
-        assert node.status().state == "Corrupt"
+        status = node.status()
+        assert status.state == "Corrupt"
         assert node.engine.halted
+        assert (status.role, status.leader, status.peers) == ("follower", None, {})  # it leads nobody any more
     for _ in range(2):
         async with running(tmp_path) as node:
             await until(node, "Corrupt")

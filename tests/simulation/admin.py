@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from oarlock.runtime.node import Node
 
 CLUSTER = "simulated"
+ALARM_SECONDS = 5.0  # so long a person waits for the members to find out by themselves who went astray
 
 
 class Admin:
@@ -31,6 +32,8 @@ class Admin:
         self.min_voters = world.rng.choice((1, 1, wanted))
         self.founded = False
         self.busy = False
+        self.given_up: set[str] = set()  # ids that a person found to be astray
+        self._alarmed_at: float | None = None
         self._requests = itertools.count()
 
     # -- what is seen
@@ -81,11 +84,26 @@ class Admin:
         leader = self.leader()
         if leader is None:
             return
+        self._look_into_alarm(leader)
         if self._reconcile(leader):
             return
         rng = self.world.rng
+        if self._alarmed_at is not None:
+            return  # whoever is right may be the one that would go
         if rng.random() < self.restless:
             self.world.rng.choice((self._scale, self._transfer, self._snapshot, self._stale_change))(leader)
+
+    def _look_into_alarm(self, leader: Process) -> None:
+        """Where the members cannot tell who is wrong, a person looks at what they hold, and gives those members up."""
+        assert leader.node is not None
+        if not leader.node.alarmed:
+            self._alarmed_at = None
+        elif self._alarmed_at is None:
+            self._alarmed_at = self.world.now
+        elif self.world.now - self._alarmed_at > ALARM_SECONDS:
+            if self.world.astray - self.given_up:
+                self.world.reach("admin: a person told who went astray")
+            self.given_up |= self.world.astray
 
     def _is_lost(self, node: Node) -> bool:
         """It says so itself; or it was removed before it had heard of any configuration, and so nobody tells it."""
@@ -118,14 +136,14 @@ class Admin:
         voters, learners = [], []
         for one in (*now.voters, *now.learners):
             name = one.id.rpartition("-")[0]
-            lost = name in current and current[name].id != one.id
+            lost = one.id in self.given_up or (name in current and current[name].id != one.id)
             if name in self.wanted and not lost:
                 (voters if one in now.voters else learners).append(
                     one if one in now.voters else replace(one, promote=True)
                 )
         here = {m.id.rpartition("-")[0] for m in (*voters, *learners)}
         for name in sorted(self.wanted - here):
-            if name in current and current[name].id not in now.tombstones:
+            if name in current and current[name].id not in {*now.tombstones, *self.given_up}:
                 learners.append(current[name])
         if not voters:  # none that is wanted votes yet: those that do go on until one does
             voters = [m for m in now.voters if current.get(m.id.rpartition("-")[0], m).id == m.id]

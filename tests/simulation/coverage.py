@@ -51,6 +51,7 @@ POINTS = (
     *("network: messages swapped", "client: retried under its key", "client: no answer in time"),
     *("client: refused, leadership_lost", "admin: refused, precondition_failed", "admin: refused, bad_target"),
     *("admin: refused, would_lose_quorum", "admin: a change of members was committed", "admin: a member was reset"),
+    *("admin: a person told who went astray",),
     *("fault: disk wiped", "fault: a bit of the log flipped", "fault: a bit of a snapshot flipped"),
     *("fault: a state gone astray", "log: the same log was applied to another state"),
     *("fault: upgrade", "fault: an old disk comes back", "fault: power loss of all at once", "end: judged"),

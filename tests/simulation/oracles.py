@@ -38,6 +38,7 @@ class Oracles:
         self.world = world
         self.witness = Witness()
         self.ledger = Ledger()
+        self._wrong: set[tuple[int, str]] = set()  # states of members that were led astray
         self.hashes: dict[int, tuple[str, str]] = {}  # applied index -> (state hash, who had it first)
         self.votes: dict[tuple[int, NodeId], set[NodeId]] = {}  # (term, candidate) -> who durably voted for it
         self.durable: dict[NodeId, dict[int, int]] = {}  # what is on a member's disk: index -> term
@@ -181,16 +182,17 @@ class Oracles:
             raise violated("revision", f"{name} is at revision {environment.revision}, not {self.ledger.revision}")
 
     def _compare(self, name: str, node_id: NodeId, index: int, state_hash: str) -> None:
-        """A member that was led astray is the product's to find; so is one that got a snapshot of it."""
+        """A member that was led astray is the product's to find; so is one that got a snapshot of it, and nobody else:
+        those have a state that a member astray had at that index."""
         astray = self.world.astray
         if node_id in astray:
-            return
-        known = self.hashes.setdefault(index, (state_hash, name))
-        if known[0] == state_hash:
-            return
-        if not astray:
-            raise violated("state hash", f"{name} and {known[1]} differ at index {index}")
-        astray.add(node_id)
+            self._wrong.add((index, state_hash))
+        elif (index, state_hash) in self._wrong:
+            astray.add(node_id)
+        else:
+            known = self.hashes.setdefault(index, (state_hash, name))
+            if known[0] != state_hash:
+                raise violated("state hash", f"{name} and {known[1]} differ at index {index}")
 
     def _trace(self, name: str, core: Core, before: Glimpse | None) -> None:
         world = self.world

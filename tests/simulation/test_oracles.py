@@ -288,7 +288,7 @@ def test_a_removed_id_that_is_a_member_again(quiet: Story) -> None:
 def test_a_member_that_is_called_diverged_and_is_not(quiet: Story) -> None:
     process, _ = leader_of(quiet)
     assert process.node is not None
-    process.node.alarmed = frozenset({"m9-1"})
+    process.node.alarmed = frozenset({("m9-1", False)})
     with found_by("false alarm"):
         quiet.oracles.look_for_false_alarms(quiet.processes)
     quiet.world.astray.add("m9-1")

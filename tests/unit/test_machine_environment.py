@@ -17,6 +17,7 @@ from tests.state_driver import Driver, apply, never
 from oarlock.kv import KvMachine, encode_compact, encode_delete, encode_put, get, list_page
 from oarlock.machine import Applied, ApplyJob, Command, Content, Environment, OutOfSpace, Status, WrongState, state
 from oarlock.machine import environment as environment_module
+from oarlock.machine.protocol import Head
 from oarlock.raft.types import Configuration, Member, PlacedConfiguration
 
 A = Member("a-0000000000000001", "http://a:2380", "http://a:2379")
@@ -285,13 +286,22 @@ def test_state_hash_covers_all_that_is_replicated(tmp_path: Path) -> None:
         driver.configuration(Configuration(voters=(B,) if "member" in extra else (A,)))
         driver.version(1) if "version" in extra else driver.noop()
         driver.close()
-        return state.state_hash(driver.environment.position, driver.environment.placed, driver.environment._head)
+        return driver.environment.state_hash
 
     plain = hash_after("plain")
     assert len(plain) == 32
     assert plain == hash_after("same")
     for what in ("time", "value", "delete", "record", "floor", "member", "version"):
         assert hash_after(what, what) != plain, what
+
+
+def test_state_hash_is_what_it_was_in_every_version() -> None:
+    """Rules 26 and 34: during an upgrade members of two versions compare it. A field more in one of these structs
+    changes it: whatever is to be covered anew counts only from a cluster version on that all members speak."""
+    position = state.Position(7, 2, 1000, 1, 3, bytes(range(16)))
+    placed = state.placed_digest(PlacedConfiguration(5, 2, JOINT))
+    assert placed.hex() == "a72125597d88f5353eb8295af2f99dc1"
+    assert state.state_hash(position, placed, Head(9, bytes(16))) == "eac0af2d18e57a764b52169c74f66b92"
 
 
 def test_state_hash_is_the_same_after_a_copy_and_after_maintenance(kv: Driver, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ EXAMPLES: list[PeerMessage] = [
     raft.ReadIndexReply(A, B, 7, 2**40, -1),
     Forward(A, B, 1, (ForwardedCommand(b"put", "key", b"f" * 16), ForwardedCommand(b"delete"))),
     ForwardReply(B, A, 1, (ForwardResult(0, 1, 17, b"x"), ForwardResult(1, code="busy", outcome="not_applied"))),
-    Report(B, A, True, ((256, "ab" * 16), (300, "cd" * 16))),
+    Report(B, A, True, ((256, "ab" * 16), (300, "cd" * 16)), 200),
     Diverged(A, B, 3, 256, "ab" * 16),
 ]
 EXAMPLE_IDS = [type(example).__name__ for example in EXAMPLES]

@@ -12,14 +12,16 @@ from oarlock.runtime.divergence import (
     CHECKPOINT_ENTRIES,
     CHECKPOINTS_KEPT,
     CHECKPOINTS_TOLD,
+    RECENT_KEPT,
+    RECENT_TOLD,
     STATES_TAKEN,
     Finding,
     Odd,
     StateDiverged,
     States,
     compare,
+    heard,
     job_length,
-    states_of,
 )
 
 A, B, C, D, E = map(node_id, "abcde")
@@ -32,12 +34,16 @@ def configuration(voters: str, learners: str = "", outgoing: str = "") -> Config
     return Configuration(voters=members(voters), learners=members(learners), outgoing=members(outgoing))
 
 
-def states(**at: str) -> States:
-    """`i5="x"`: the hash at index 5."""
-    made = States()
+def states(*, since: int = 0, **at: str) -> States:
+    """`i5="x"`: the hash at index 5. `since`: the state that this member began with."""
+    made = States(since)
     for name, state_hash in at.items():
         made.note(int(name[1:]), state_hash)
     return made
+
+
+def found(own: States, reports: dict[str, States], members: Configuration, present: str = "bcde") -> Finding:
+    return compare(A, own, reports, set(map(node_id, present)), members)
 
 
 def test_jobs_end_at_checkpoints() -> None:
@@ -56,55 +62,104 @@ def test_what_a_member_remembers_and_tells_is_bounded() -> None:
     last = 500 * CHECKPOINT_ENTRIES
     for index in range(1, last + 8):
         own.note(index, f"h{index}")
+    assert own.since == 1
     assert own.at(last + 7) == f"h{last + 7}"
     assert own.at(last) == f"h{last}"
-    assert own.at(last + 6) is None  # neither a checkpoint nor now
-    known = [i for i in range(last + 8) if own.at(i)]
-    assert len(known) == CHECKPOINTS_KEPT + 1
-    assert len(own.told()) == CHECKPOINTS_TOLD + 1
+    assert own.at(last - CHECKPOINT_ENTRIES + 1) is None  # neither a checkpoint nor one of the last
+    assert len(own.known) == CHECKPOINTS_KEPT + RECENT_KEPT
+    assert len(own.told()) == CHECKPOINTS_TOLD + RECENT_TOLD <= STATES_TAKEN
     assert own.told()[-1] == (last + 7, f"h{last + 7}")
-    assert len(states_of([(i, "x") for i in range(100_000)])) == STATES_TAKEN
+    assert len(heard(None, 0, [(i, "x") for i in range(100_000)]).known) == STATES_TAKEN
+
+
+def test_what_a_peer_told_before_it_began_anew_is_forgotten() -> None:
+    first = heard(None, 0, [(256, "x"), (300, "y")])
+    more = heard(first, 0, [(256, "x"), (301, "z")])
+    assert more.known == {256: "x", 300: "y", 301: "z"}
+    assert heard(more, 302, [(302, "w")]).known == {302: "w"}  # a snapshot took the place of the state that told this
 
 
 def test_equal_states_and_states_that_cannot_be_compared_say_nothing() -> None:
     own = states(i256="x", i300="y")
     three = configuration("abc")
-    assert compare(A, own, {}, three) == Finding()
-    assert compare(A, own, {B: {256: "x", 300: "y"}, C: {256: "x"}}, three) == Finding()
-    assert compare(A, own, {B: {299: "z"}, C: {512: "z"}}, three) == Finding()  # where the leader knows none
-    assert compare(A, own, {D: {256: "z"}}, three) == Finding()  # of no member
+    assert found(own, {}, three) == Finding()
+    assert found(own, {B: states(i256="x", i300="y"), C: states(i256="x")}, three) == Finding()
+    assert found(own, {B: states(i299="z"), C: states(i512="z")}, three) == Finding()  # where the leader knows none
+    assert found(own, {D: states(i256="z")}, three) == Finding()  # of no member
 
 
 def test_the_odd_one_out_is_who_a_majority_contradicts() -> None:
-    own = states(i256="x")
+    own, x, z = states(i256="x"), states(i256="x"), states(i256="z")
     three = configuration("abc")
-    found = compare(A, own, {B: {256: "x"}, C: {256: "z"}}, three)
-    assert found == Finding(frozenset({C}), {C: Odd(256, "x")})
-    found = compare(A, own, {B: {256: "z"}, C: {256: "z"}}, three)
-    assert found == Finding(frozenset({B, C}), {A: Odd(256, "z")})  # the leader itself
-    found = compare(A, own, {B: {256: "x"}, C: {256: "x"}, D: {256: "z"}}, configuration("abc", "d"))
-    assert found.odd == {D: Odd(256, "x")}  # a learner
-    found = compare(A, own, {B: {256: "x"}, C: {256: "x"}, D: {256: "z"}, E: {256: "w"}}, configuration("abcde"))
-    assert found.odd == {D: Odd(256, "x"), E: Odd(256, "x")}
+    assert found(own, {B: x, C: z}, three) == Finding({C: 256}, {C: Odd(256, "x")})
+    assert found(own, {B: z, C: z}, three) == Finding({B: 256, C: 256}, {A: Odd(256, "z")})  # the leader itself
+    assert found(own, {B: x, C: x, D: z}, configuration("abc", "d")).odd == {D: Odd(256, "x")}  # a learner
+    five = configuration("abcde")
+    assert found(own, {B: x, C: x, D: z, E: states(i256="w")}, five).odd == {D: Odd(256, "x"), E: Odd(256, "x")}
+
+
+def test_it_is_told_at_a_checkpoint_where_that_is_known() -> None:
+    own, x = states(i256="x", i300="x"), states(i256="x", i300="x")
+    assert found(own, {B: x, C: states(i256="z", i300="z")}, configuration("abc")).odd == {C: Odd(256, "x")}
+    assert found(own, {B: x, C: states(i256="x", i300="z")}, configuration("abc")).odd == {C: Odd(300, "x")}
+
+
+def test_an_alarm_ends_when_the_last_states_known_are_alike() -> None:
+    own = states(i256="x", i300="y", i512="z")
+    two = configuration("ab")
+    assert found(own, {B: states(i256="x", i300="w")}, two).differing == {B: 300}
+    assert found(own, {B: states(i256="x", i300="w", i512="z")}, two).differing == {}
 
 
 @pytest.mark.parametrize(
-    ("voters", "learners", "outgoing", "heard"),
+    ("voters", "learners", "outgoing", "reports"),
     [
-        ("ab", "", "", {B: {256: "z"}}),  # one against one
-        ("abc", "", "", {C: {256: "z"}}),  # b has not been heard
-        ("abc", "", "", {B: {256: "w"}, C: {256: "z"}}),  # three opinions
-        ("ab", "cd", "", {B: {256: "z"}, C: {256: "z"}, D: {256: "z"}}),  # learners are no majority
-        ("abcde", "", "", {B: {256: "x"}, C: {256: "z"}, D: {256: "z"}}),
-        ("abc", "", "a", {B: {256: "x"}, C: {256: "z"}}),  # joint
+        ("ab", "", "", {B: states(i256="z")}),  # one against one
+        ("a", "b", "", {B: states(i256="z")}),  # a majority of one is nobody but itself
+        ("a", "bc", "", {B: states(i256="z"), C: states(i256="z")}),
+        ("abc", "", "", {C: states(i256="z")}),  # b has not been heard
+        ("abc", "", "", {B: states(i256="w"), C: states(i256="z")}),  # three opinions
+        ("ab", "cd", "", {B: states(i256="z"), C: states(i256="z"), D: states(i256="z")}),  # learners are no majority
+        ("abcde", "", "", {B: states(i256="x"), C: states(i256="z"), D: states(i256="z")}),
+        ("abc", "", "a", {B: states(i256="x"), C: states(i256="z")}),  # joint
     ],
 )
 def test_without_a_majority_there_is_an_alarm_and_nobody_is_judged(
-    voters: str, learners: str, outgoing: str, heard: dict[str, dict[int, str]]
+    voters: str, learners: str, outgoing: str, reports: dict[str, States]
 ) -> None:
-    found = compare(A, states(i256="x"), heard, configuration(voters, learners, outgoing))
-    assert found.differing
-    assert found.odd == {}
+    finding = found(states(i256="x"), reports, configuration(voters, learners, outgoing))
+    assert finding.differing
+    assert finding.odd == {}
+
+
+@pytest.mark.parametrize("copied_from_leader", [True, False])
+def test_a_copied_state_is_no_second_opinion(copied_from_leader: bool) -> None:
+    """The leader's state is wrong, or another's; whoever installed a snapshot of it has no word against who did not."""
+    three = configuration("abc")
+    wrong = states(since=500, i500="z", i512="z")  # it installed a snapshot at 500, and applied the log since
+    if copied_from_leader:
+        finding = found(states(i256="x", i512="z"), {B: states(i256="x", i512="y"), C: wrong}, three)
+        assert finding == Finding({B: 512}, {})
+    else:
+        finding = found(states(i256="x", i512="y"), {B: states(i256="x", i512="z"), C: wrong}, three)
+        assert finding == Finding({B: 512, C: 512}, {})
+
+
+def test_who_was_of_one_mind_with_it_since_sees_it_go_astray() -> None:
+    """The same after a snapshot that was right: it has a state of its own again once both have told the same."""
+    copied = states(since=500, i500="x", i512="x", i768="x")
+    own, astray = states(i512="x", i768="x"), states(i512="x", i768="z")
+    assert found(own, {B: copied, C: astray}, configuration("abc")).odd == {C: Odd(768, "x")}
+    later = states(since=600, i600="x", i768="x")  # no index where it was alike: c may have been wrong before
+    assert found(own, {B: later, C: astray}, configuration("abc")).odd == {}
+    assert found(own, {B: later, C: astray}, configuration("abc")).differing == {C: 768}
+
+
+def test_nobody_is_judged_by_those_who_may_be_gone() -> None:
+    """Without the odd one those who judge it must be a quorum."""
+    own, x, z = states(i256="x"), states(i256="x"), states(i256="z")
+    assert found(own, {B: x, C: z}, configuration("abc"), present="c") == Finding({C: 256}, {})
+    assert found(own, {B: x, C: z}, configuration("abc"), present="b").odd.keys() == {C}
 
 
 # -- the member ----------------------------------------------------------------------------------------------------
@@ -112,6 +167,8 @@ def test_without_a_majority_there_is_an_alarm_and_nobody_is_judged(
 
 def at_rest() -> tuple[Cluster, str, list[str]]:
     cluster = Cluster("abc")
+    for name in "abc":
+        cluster[name].states.note(0, "empty")
     leader = cluster.elect()
     cluster.submit(leader, b"one")
     cluster.settle()

@@ -81,6 +81,7 @@ class Environment:
         with env.begin() as txn:
             self.position = state.read_position(txn, self.state_tree)
             self._placed = state.read_placed(txn, self.state_tree)
+            self._placed_digest = state.placed_digest(self._placed)
             self._head = machine.head(Trees(txn, self.named))
         if self.position.cluster_version > machine.version:
             raise NewerState(
@@ -161,7 +162,7 @@ class Environment:
     @property
     def state_hash(self) -> str:
         """32 hex digits; equal on every member at the same applied index (rule 26)."""
-        return state.state_hash(self.position, self._placed, self._head)
+        return state.state_hash(self.position, self._placed_digest, self._head)
 
     def begin(self, entries: Sequence[Entry]) -> ApplyJob:
         """Starts applying committed entries, which follow the applied index without a gap. One job at a time.
@@ -247,7 +248,8 @@ class Environment:
     def moved(self, job: ApplyJob, position: Position, placed: PlacedConfiguration, head: Head) -> None:
         """`job` has been committed."""
         self.position = position
-        self._placed = placed
+        if placed is not self._placed:
+            self._placed, self._placed_digest = placed, state.placed_digest(placed)
         self._head = head
         self.dropped(job)
 

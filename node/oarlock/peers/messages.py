@@ -9,13 +9,15 @@ Rules of this module:
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from oarlock.raft.messages import DATA_MESSAGES, RaftMessage
 from oarlock.raft.types import NodeId
+
+StateHash: TypeAlias = Annotated[str, Meta(max_length=64)]  # what a broken peer makes others remember is bounded
 
 
 class StreamKind(StrEnum):
@@ -70,12 +72,14 @@ class ForwardReply(Struct, frozen=True, array_like=True, tag=15):
 
 
 class Report(Struct, frozen=True, array_like=True, tag=16):
-    """A follower tells its leader about its disk (rule 5), and the hashes of its state at some indices (rule 26)."""
+    """A follower tells its leader about its disk (rule 5), and the hashes of its state at some indices (rule 26): those
+    that it came to by itself, having begun with the state of index `since`; -1: it did not say."""
 
     sender: NodeId
     to: NodeId
     low_on_space: bool
-    states: tuple[tuple[int, str], ...] = ()
+    states: tuple[tuple[int, StateHash], ...] = ()
+    since: int = -1
 
 
 class Diverged(Struct, frozen=True, array_like=True, tag=17):
@@ -85,7 +89,7 @@ class Diverged(Struct, frozen=True, array_like=True, tag=17):
     to: NodeId
     term: int
     index: int
-    state_hash: str
+    state_hash: StateHash
 
 
 PeerMessage: TypeAlias = RaftMessage | Forward | ForwardReply | Report | Diverged

@@ -2,15 +2,20 @@
 
 Rules of this module:
 * Pure functions and small tables. Followers report what they have to the leader, and only the leader compares.
-* Nobody is judged without a majority of the voters who agree at one index, the one who judges among them: where no
-  majority can be seen there is an alarm, and nothing else.
+* A state that was copied is no second opinion: a snapshot of a wrong state makes its receiver wrong as well. So a voter
+  is a witness against another member only if it has applied the log itself since both told the same hash, or from the
+  log's first entry on.
+* Nobody is judged without a majority of the voters, two of them at least, who are all witnesses, say the same and were
+  heard lately; where there is none, there is an alarm, and nothing else.
 * Members apply in jobs of their own making, so that few indices are ends of jobs on all of them. The multiples of
   CHECKPOINT_ENTRIES are (the applier ends a job there), and so is the last index of a cluster at rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from oarlock.raft.quorum import majority
@@ -18,8 +23,11 @@ from oarlock.raft.types import Configuration, NodeId
 
 CHECKPOINT_ENTRIES = 256
 CHECKPOINTS_KEPT = 64  # a follower that is further behind than these cannot be compared yet
-CHECKPOINTS_TOLD = 16  # in a report; one a second tells of up to 4096 entries a second without a gap
-STATES_TAKEN = 32  # of a report, whatever it says (rule 33)
+CHECKPOINTS_TOLD = 32  # in a report; one a second tells of up to 8192 entries a second without a gap
+RECENT_KEPT = 64  # ends of jobs: where a few entries a second are written, checkpoints are minutes apart
+RECENT_TOLD = 16
+STATES_TAKEN = 64  # of a report, whatever it says (rule 33)
+WITNESS_SECONDS = 10.0  # who has told nothing for so long may be gone: a quorum must remain without the odd one
 
 
 class StateDiverged(Exception):
@@ -38,33 +46,50 @@ def job_length(first: int) -> int:
 
 
 class States:
-    """This member's own state hashes: at the last checkpoints, and at its applied index."""
+    """A member's state hashes, since it began to apply the log by itself: at its start, or at a snapshot it installed.
 
-    def __init__(self) -> None:
+    Those at the last checkpoints are kept, and those at the last ends of jobs. A leader has such a table of each peer,
+    too, from its reports.
+    """
+
+    def __init__(self, since: int | None = None) -> None:
+        """`since`: the index of the state that this member began with; None: of the first that is noted."""
+        self.since = since
         self._checkpoints: dict[int, str] = {}
-        self._newest = (0, "")
+        self._recent: dict[int, str] = {}
 
     def note(self, index: int, state_hash: str) -> None:
-        """The state at `index`, the applied index now. One at a time and rising, but for a snapshot's."""
-        self._newest = (index, state_hash)
-        if index % CHECKPOINT_ENTRIES == 0:
-            self._checkpoints[index] = state_hash
-            if len(self._checkpoints) > CHECKPOINTS_KEPT:
-                del self._checkpoints[next(iter(self._checkpoints))]
+        """The state at `index`. Indices rise; one that is known stays."""
+        if self.since is None:
+            self.since = index
+        table, kept = (
+            (self._recent, RECENT_KEPT) if index % CHECKPOINT_ENTRIES else (self._checkpoints, CHECKPOINTS_KEPT)
+        )
+        table.setdefault(index, state_hash)
+        if len(table) > kept:
+            del table[next(iter(table))]
 
     def at(self, index: int) -> str | None:
         """None where it is not known (any more)."""
-        return self._newest[1] if index == self._newest[0] else self._checkpoints.get(index)
+        return self._checkpoints.get(index) or self._recent.get(index)
+
+    @property
+    def known(self) -> dict[int, str]:
+        """Recent ones first, checkpoints after them."""
+        return self._recent | self._checkpoints
 
     def told(self) -> tuple[tuple[int, str], ...]:
-        """For a report, oldest first."""
-        checkpoints = [*self._checkpoints.items()][-CHECKPOINTS_TOLD:]
-        return (*checkpoints, self._newest) if self._newest[0] else tuple(checkpoints)
+        """For a report: of each kind the last, oldest first."""
+        checkpoints, recent = [*self._checkpoints.items()], [*self._recent.items()]
+        return (*checkpoints[-CHECKPOINTS_TOLD:], *recent[-RECENT_TOLD:])
 
 
-def states_of(told: Iterable[tuple[int, str]]) -> Mapping[int, str]:
-    """A report's states, as many as are taken."""
-    return dict([*told][-STATES_TAKEN:])
+def heard(before: States | None, since: int, told: Sequence[tuple[int, str]]) -> States:
+    """What is known of a peer after its report. What it told before it began anew says nothing of the state it has."""
+    table = before if before is not None and before.since == since else States(since)
+    for index, state_hash in told[-STATES_TAKEN:]:
+        table.note(index, state_hash)
+    return table
 
 
 class Odd(NamedTuple):
@@ -75,37 +100,56 @@ class Odd(NamedTuple):
 
 
 class Finding(NamedTuple):
-    differing: frozenset[NodeId] = frozenset()  # whose state is not the leader's, at some index
+    differing: Mapping[NodeId, int] = {}  # whose state is not the leader's, and the last index where that was seen
     odd: Mapping[NodeId, Odd] = {}  # who is wrong, as far as a majority of the voters shows; the leader may be
 
 
 def compare(
-    leader: NodeId, own: States, heard: Mapping[NodeId, Mapping[int, str]], configuration: Configuration
+    leader: NodeId,
+    own: States,
+    reports: Mapping[NodeId, States],
+    present: Container[NodeId],
+    configuration: Configuration,
 ) -> Finding:
-    """What the reports of `configuration`'s members show. In a joint configuration nobody is judged: it ends soon."""
+    """What the tables of the members of `configuration` show. Only those who are `present`, heard lately, are
+    witnesses. In a joint configuration nobody is judged: it ends soon."""
+    mine = own.known
+    members = (m.id for m in (*configuration.voters, *configuration.learners) if m.id in reports and m.id != leader)
+    known = {peer: reports[peer].known for peer in members}
+    if all(mine.get(index, hash_) == hash_ for table in known.values() for index, hash_ in table.items()):
+        return Finding()
+    differing = {}
+    for peer, table in known.items():
+        last = max(table.keys() & mine.keys(), default=None)
+        if last is not None and table[last] != mine[last]:
+            differing[peer] = last
+    if configuration.outgoing:
+        return Finding(differing)
     voters = [m.id for m in configuration.voters]
-    reports = {m.id: heard[m.id] for m in (*configuration.voters, *configuration.learners) if m.id in heard}
-    reports.pop(leader, None)
-    differing: set[NodeId] = set()
-    odd: dict[NodeId, Odd] = {}
-    for index in sorted({i for report in reports.values() for i in report}):
-        mine = own.at(index)
-        if mine is None:
-            continue
-        opinions = {leader: mine} | {peer: report[index] for peer, report in reports.items() if index in report}
-        disagreeing = {peer for peer, state_hash in opinions.items() if state_hash != mine}
-        if not disagreeing:
-            continue
-        differing |= disagreeing
-        right = None if configuration.outgoing else _majority_of(opinions, voters)
-        if right is not None:
-            odd |= {member: Odd(index, right) for member, state_hash in opinions.items() if state_hash != right}
-    return Finding(frozenset(differing), odd)
+    witnesses = {v: reports[v] for v in voters if v in known and v in present} | {leader: own}
+    if leader not in voters:
+        del witnesses[leader]
+    odd = {}
+    for member, table in (*known.items(), (leader, mine)):
+        others = {v: states for v, states in witnesses.items() if v != member}
+        if (found := _contradicted(table, others.values(), max(2, majority(len(voters))))) is not None:
+            odd[member] = found
+    return Finding(differing, odd)
 
 
-def _majority_of(opinions: Mapping[NodeId, str], voters: list[NodeId]) -> str | None:
-    said = [opinions[v] for v in voters if v in opinions]
-    for state_hash in said:
-        if said.count(state_hash) >= majority(len(voters)):
-            return state_hash
+def _contradicted(table: Mapping[int, str], witnesses: Iterable[States], needed: int) -> Odd | None:
+    """By `needed` witnesses who say the same, at the last checkpoint where that is so, or else at the last index."""
+    seen = [(states.known, _alike_at(states, table)) for states in witnesses]
+    for index in sorted(table, key=lambda i: (i % CHECKPOINT_ENTRIES == 0, i), reverse=True):
+        said = Counter(t[index] for t, alike in seen if alike < index and t.get(index, table[index]) != table[index])
+        for state_hash, times in said.most_common(1):
+            if times >= needed:
+                return Odd(index, state_hash)
     return None
+
+
+def _alike_at(witness: States, table: Mapping[int, str]) -> float:
+    """The first index from which on this witness can have seen a state like `table`'s go astray; infinite for none."""
+    if witness.since == 0:
+        return -1
+    return min((i for i, state_hash in witness.known.items() if table.get(i) == state_hash), default=math.inf)

@@ -14,6 +14,7 @@ import structlog
 from oarlock.machine.command import Command
 from oarlock.raft.state import Role
 from oarlock.runtime import admin
+from oarlock.runtime.divergence import Finding
 from oarlock.runtime.errors import Refused
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ async def housekeep(node: Node) -> None:
     """One round."""
     engine = node.engine
     node.free_bytes = await asyncio.to_thread(node.directory.free_bytes)
+    node.remember()
     if engine is None or engine.halted:
         return
     await finish_bootstrap(node)
@@ -66,12 +68,20 @@ def _judge_space(engine: Engine, free_bytes: int) -> None:
 
 
 def _tell_divergence(node: Node, engine: Engine) -> None:
-    """Once for each change of who it is (rule 26). The member itself says so too, if a majority is against it."""
-    differing = engine.member.finding.differing if engine.core.role is Role.LEADER else frozenset[str]()
-    if differing and differing != node.alarmed:
-        judged = sorted(engine.member.finding.odd)
-        log.error("the same log was applied to another state", peers=sorted(differing), odd_ones_out=judged)
-    node.alarmed = differing
+    """Once for each change of who it is and who is judged (rule 26). A member that is judged says so itself, too."""
+    found = engine.member.finding if engine.core.role is Role.LEADER else Finding()
+    alarm = frozenset((peer, peer in found.odd) for peer in (*found.differing, *found.odd))
+    if alarm == node.alarmed:
+        return
+    node.alarmed = alarm
+    if alarm:
+        log.error(
+            "the same log was applied to another state",
+            differing_at=dict(found.differing),
+            odd_ones_out={member: odd.at for member, odd in found.odd.items()},
+        )
+    else:
+        log.warning("no other state is seen any more: all are alike, or another leads")
 
 
 def _propose_housekeeping(engine: Engine) -> None:

@@ -8,7 +8,7 @@ a refusal says `not_applied` only where that is certain for ever (rule 8).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,7 +21,7 @@ from oarlock.raft.errors import Busy, NotLeader
 from oarlock.raft.quorum import majority
 from oarlock.raft.state import Role
 from oarlock.raft.types import NOBODY, Entry, EntryKind, NodeId, SnapshotMeta
-from oarlock.runtime.divergence import Finding, StateDiverged, States, compare, states_of
+from oarlock.runtime.divergence import WITNESS_SECONDS, Finding, StateDiverged, States, compare, heard
 from oarlock.runtime.errors import Refused, no_leader, out_of_space, overloaded, stopping, unknown_outcome
 from oarlock.runtime.forwarding import Forwards, Handed, Pending, Slot, from_wire, size_of, to_wire, unpack
 from oarlock.runtime.reads import Reads
@@ -55,7 +55,8 @@ class Member:
         self._reads = Reads(core, self.limits.waiting_reads, first_number)
         self._unreached: NodeId = NOBODY  # a leader that no stream leads to: what is for it waits here
         self._space: dict[NodeId, bool] = {}
-        self._heard_states: dict[NodeId, Mapping[int, str]] = {}
+        self._reports: dict[NodeId, States] = {}
+        self._heard_at: dict[NodeId, float] = {}
         self._ticked_at = now
         self._reported_at = now
         self._version_proposed = (0, 0)  # (term, version)
@@ -91,8 +92,10 @@ class Member:
             self._forward_answered(message)
         elif isinstance(message, Report):
             _remember(self._space, message.sender, message.low_on_space)
-            _remember(self._heard_states, message.sender, states_of(message.states))
-            self._compare_states()
+            states = heard(self._reports.get(message.sender), message.since, message.states)
+            _remember(self._reports, message.sender, states)
+            _remember(self._heard_at, message.sender, now)
+            self._compare_states(now)
         elif isinstance(message, Diverged):
             self._told_diverged(message)
         else:
@@ -152,7 +155,9 @@ class Member:
         elif self.core.leader and now - self._reported_at >= self.limits.report_seconds:
             self._reported_at = now
             core = self.core
-            self._outbox.append(Report(core.node_id, core.leader, self.low_on_space, self.states.told()))
+            states = self.states
+            since = states.since if states.since is not None else -1
+            self._outbox.append(Report(core.node_id, core.leader, self.low_on_space, states.told(), since))
 
     def _give_up(self, now: float) -> None:
         """What is undecided for too long is unknown, and takes no more room here. While this member leads, its own
@@ -195,6 +200,7 @@ class Member:
 
     def installed(self, meta: SnapshotMeta) -> None:
         """The machine now is the snapshot's. What it covers of our proposals can no longer be told."""
+        self.states = States()  # what was known of the state before says nothing of this one
         why = "a snapshot replaced the log before this write's fate was seen here; it may have been applied"
         for index in [i for i in self._handed if i <= meta.index]:
             handed: Handed | None = self._handed.pop(index)
@@ -417,12 +423,13 @@ class Member:
 
     # -- divergence -------------------------------------------------------------------------------------------------
 
-    def _compare_states(self) -> None:
+    def _compare_states(self, now: float) -> None:
         """Raises StateDiverged where a majority of the voters contradicts this leader."""
         core = self.core
         if core.role is not Role.LEADER:
             return
-        self.finding = compare(core.node_id, self.states, self._heard_states, core.placed.configuration)
+        present = {peer for peer, at in self._heard_at.items() if now - at <= WITNESS_SECONDS}
+        self.finding = compare(core.node_id, self.states, self._reports, present, core.placed.configuration)
         for member, (index, state_hash) in self.finding.odd.items():
             if member != core.node_id:
                 self._outbox.append(Diverged(core.node_id, member, core.term, index, state_hash))

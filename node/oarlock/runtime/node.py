@@ -7,6 +7,7 @@ request that cannot be served raises Refused, which says whether a write may hav
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -69,7 +70,7 @@ class Node:
         self.broken: OutOfOrder | None = None
         self.stale: str | None = None
         self.removed = False
-        self.alarmed: frozenset[NodeId] = frozenset()  # members whose divergence has been told
+        self.alarmed: frozenset[tuple[NodeId, bool]] = frozenset()  # whose divergence has been told, and is it judged
         self.stopping = False
         self.free_bytes = directory.free_bytes()
         self.wal_bytes = 0
@@ -135,6 +136,8 @@ class Node:
             self.fatal(f"the member failed: {e!r}")
 
     async def _recover(self) -> None:
+        if self.broken is not None:  # found before a reset that the disk refused, and not noted yet
+            return
         if (why := self.directory.identity.diverged) is not None:
             self._found_out_of_order(OutOfOrder("Corrupt", why))
             return
@@ -393,16 +396,24 @@ class Node:
         if self.broken is None:
             self.broken = broken
             log.error("this member is out of order", state=broken.state, why=broken.why)
-            if broken.lasting:
-                self._remembering = asyncio.create_task(self._remember(broken.why))
+            self.remember()
             self.announce()
 
+    def remember(self) -> None:
+        """A state that has gone astray looks sound to the next start: that one must know (rule 26). Asked again until
+        it is noted."""
+        noted = self.directory.identity.diverged is not None
+        under_way = self._remembering is not None and not self._remembering.done()
+        if self.broken is not None and self.broken.lasting and not noted and not under_way:
+            self._remembering = asyncio.create_task(self._remember(self.broken.why))
+
     async def _remember(self, why: str) -> None:
-        """A state that has gone astray looks sound to the next start: that one must know (rule 26)."""
+        with contextlib.suppress(OSError):  # it tells itself, below
+            await asyncio.to_thread(self.directory.ballast.release)  # nothing is written here any more but this
         try:
             await self.amend_identity(diverged=why)
         except Refused as e:
-            log.error("this could not be noted: a restart takes part until it is found again", why=e.why)
+            log.error("this could not be noted yet: a restart would take part until it is found again", why=e.why)
 
     def fatal(self, why: str) -> None:
         log.critical("fatal", why=why)

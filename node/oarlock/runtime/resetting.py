@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from oarlock.raft.types import NodeId
-from oarlock.runtime.errors import Refused, disk_refused, stopping
+from oarlock.runtime.errors import OutOfOrder, Refused, disk_refused, stopping
 
 if TYPE_CHECKING:
     from oarlock.runtime.node import Node
@@ -64,15 +64,16 @@ async def _begin_anew(node: Node, request_id: str) -> tuple[NodeId, str]:
             if refused.code != "out_of_space" or node.directory.identity is not before:
                 node.fatal(f"{refused.why}; the next start goes on with it")
                 raise refused from e
-            _begin_again(node)  # as what it was
+            verdict = node.broken if node.broken is not None and node.broken.lasting else None
+            _begin_again(node, verdict)  # as what it was
             raise refused from e
     log.warning("reset: the data was set aside", quarantine=quarantine.name, node_id=node.node_id)
     _begin_again(node)
     return node.node_id, quarantine.name
 
 
-def _begin_again(node: Node) -> None:
-    node.broken = node.stale = None
+def _begin_again(node: Node, broken: OutOfOrder | None = None) -> None:
+    node.broken, node.stale = broken, None
     node.removed = False
     node.begin()
     node.announce()

@@ -87,7 +87,8 @@ def status_of(node: Node) -> MemberStatus:
     now = node.host.monotonic()
     disk_full = engine is not None and engine.disk_full
     placed = core.placed if core is not None and core.placed.index else None
-    contact = core.leader_contact_at if core is not None else None
+    part = engine.core if engine is not None and not engine.halted else None  # None: it takes part in nothing
+    contact = part.leader_contact_at if part is not None else None
     environment = engine.environment if engine is not None else None
     snapshots = engine.snapshots if engine is not None else None
     return MemberStatus(
@@ -99,9 +100,9 @@ def status_of(node: Node) -> MemberStatus:
         name=identity.name,
         incarnation=identity.node_id.rpartition("-")[2],
         cluster_version=environment.cluster_version if environment is not None else 0,
-        role=str(core.role) if core is not None else "follower",
+        role=str(part.role) if part is not None else "follower",  # a person would believe what it thought last
         term=core.term if core is not None else 0,
-        leader=core.leader or None if core is not None else None,
+        leader=part.leader or None if part is not None else None,
         leader_contact_age_seconds=_contact_age(node, contact, now),
         commit_index=core.commit_index if core is not None else 0,
         applied_index=environment.applied.index if environment is not None else 0,
@@ -111,7 +112,7 @@ def status_of(node: Node) -> MemberStatus:
         configuration_committed=core is not None and core.committed_placed.id == core.placed.id,
         state_hash=environment.state_hash if environment is not None else "",
         revision=node.revision,
-        peers=_peers(engine, now) if engine is not None and engine.core.role is Role.LEADER else {},
+        peers=_peers(engine, now) if engine is not None and part is not None and part.role is Role.LEADER else {},
         replay_target=engine.replay_target if state == "Replaying" and engine is not None else None,
         storage=StorageStatus(
             healthy=node.broken is None and not disk_full,
@@ -192,7 +193,7 @@ def _contact_age(node: Node, contact: float | None, now: float) -> float | None:
     """Seconds since a leader was heard; a leader hears itself. Before the first time a member's start counts, for two
     election time-outs; then None."""
     engine = node.engine
-    if engine is None:
+    if engine is None or engine.halted:
         return None
     if engine.core.role is Role.LEADER:
         return 0.0

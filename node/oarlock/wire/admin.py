@@ -22,7 +22,7 @@ class State(StrEnum):
     ISOLATED = "Isolated"  # a voter without contact to a leader for two election time-outs
     REMOVED = "Removed"  # its id is tombstoned
     STALE = "Stale"  # the directory belongs to another cluster
-    CORRUPT = "Corrupt"  # the log or a snapshot is damaged beyond a torn tail: replace this member
+    CORRUPT = "Corrupt"  # log or snapshot damaged beyond a torn tail, or its state contradicted: replace this member
     OUTDATED = "Outdated"  # its log holds what only a newer version understands: run that version
     FROZEN = "Frozen"
     DRAINING = "Draining"  # stopping: leadership is handed over, no new writes
