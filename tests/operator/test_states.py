@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from tests.operator.test_planner import decide, reason
-from tests.operator.worlds import answer, configuration, node_id, world
+from tests.operator.worlds import answer, configuration, node_id, volume, world
 
 from oarlock.wire.admin import PeerModel, State
 from oarlock_operator import conditions, names
-from oarlock_operator.actions import IDLE, Configure, Transfer
+from oarlock_operator.actions import IDLE, Configure, DeleteVolume, Transfer
 from oarlock_operator.diagnose import diagnose
 from oarlock_operator.world import World
 
@@ -34,7 +34,10 @@ def differing(*diverged: int, of: int = 2, answers: dict[int, Any] | None = None
     "changes",
     [
         {"spec": 1},  # the copy that would go may be the right one
-        {"spec": 1, "storage": {"retention": {"whenScaled": "Delete"}}},
+        {
+            "volumes": [volume(o) for o in range(3)],
+            "storage": {"retention": {"whenScaled": "Delete"}},
+        },  # of one that left
         {"spec": 3, "idle": [2]},  # the one that comes would copy the leader's state, right or wrong
         {"image": "a:2", "live_image": "a:1"},
         {},
@@ -55,6 +58,8 @@ def test_while_states_differ_nothing_is_added_removed_or_updated(changes: dict[s
 def test_while_they_are_alike_all_goes_on() -> None:
     assert isinstance(decide(differing(spec=1)), Configure)
     assert decide(differing()) is IDLE
+    left = [volume(o) for o in range(3)]
+    assert isinstance(decide(differing(volumes=left, storage={"retention": {"whenScaled": "Delete"}})), DeleteVolume)
 
 
 def test_who_is_judged_is_replaced_and_why_is_told() -> None:
@@ -65,6 +70,16 @@ def test_who_is_judged_is_replaced_and_why_is_told() -> None:
     assert isinstance(decision, Configure)
     assert {m.id for m in decision.voters} == {node_id(0), node_id(1)}
     assert why in decision.why
+
+
+def test_a_cluster_that_is_not_whole_grows_once_the_wrong_one_is_given_up() -> None:
+    """The right one leads: what joins copies its state. Only then does the wrong one go."""
+    found = differing(1, spec=3, idle=[2])
+    assert reason(decide(found)) == "StatesDiffer"
+    given_up = replace(found.cluster, annotations={names.REPLACE_ANNOTATION: node_id(1)})
+    decision = decide(replace(found, cluster=given_up))
+    assert isinstance(decision, Configure)
+    assert [m.id for m in decision.learners] == [node_id(2)]
 
 
 @pytest.mark.parametrize("wrong", [0, 1])

@@ -101,9 +101,9 @@ class Admin:
         elif self._alarmed_at is None:
             self._alarmed_at = self.world.now
         elif self.world.now - self._alarmed_at > ALARM_SECONDS:
-            if self.world.astray - self.given_up:
+            if self.world.astray.keys() - self.given_up:
                 self.world.reach("admin: a person told who went astray")
-            self.given_up |= self.world.astray
+            self.given_up |= self.world.astray.keys()
 
     def _is_lost(self, node: Node) -> bool:
         """It says so itself; or it was removed before it had heard of any configuration, and so nobody tells it."""

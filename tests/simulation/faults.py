@@ -342,7 +342,8 @@ class Faults:
             head = read_head(trees)
             write_head(trees, head._replace(digest=bytes(255 - byte for byte in head.digest)))
             environment._head = environment.machine.head(trees)
-        self.world.astray.add(process.node.node_id)
+        self.world.astray[process.node.node_id] = environment
+        self.world.wrong.add((environment.applied.index, environment.state_hash))
         self.did("a state gone astray")
 
     # Time and versions.

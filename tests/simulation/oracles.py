@@ -38,7 +38,6 @@ class Oracles:
         self.world = world
         self.witness = Witness()
         self.ledger = Ledger()
-        self._wrong: set[tuple[int, str]] = set()  # states of members that were led astray
         self.hashes: dict[int, tuple[str, str]] = {}  # applied index -> (state hash, who had it first)
         self.votes: dict[tuple[int, NodeId], set[NodeId]] = {}  # (term, candidate) -> who durably voted for it
         self.durable: dict[NodeId, dict[int, int]] = {}  # what is on a member's disk: index -> term
@@ -138,7 +137,7 @@ class Oracles:
         astray = self.world.astray
         for node in [p.node for p in processes if p.up and p.node is not None]:
             judged = node.broken is not None and node.broken.lasting
-            if (judged and node.node_id not in astray) or (node.alarmed and not astray):
+            if (judged and node.node_id not in astray) or (node.alarmed and not self.world.wrong):
                 raise violated("false alarm", f"{node.node_id}: {node.broken}, alarmed by {sorted(node.alarmed)}")
 
     def _remember_disk(self, core: Core) -> None:
@@ -173,7 +172,7 @@ class Oracles:
 
     def _applied(self, name: str, node_id: NodeId, environment: Environment) -> None:
         applied = environment.applied
-        self._compare(name, node_id, applied.index, environment.state_hash)
+        self._compare(name, node_id, environment)
         if applied.index > self.ledger.index:
             raise violated("apply", f"{name} applied {applied.index}, and only {self.ledger.index} is committed")
         if applied.index and self.witness.committed[applied.index] != applied.term:
@@ -181,14 +180,17 @@ class Oracles:
         if applied.index == self.ledger.index and environment.revision != self.ledger.revision:
             raise violated("revision", f"{name} is at revision {environment.revision}, not {self.ledger.revision}")
 
-    def _compare(self, name: str, node_id: NodeId, index: int, state_hash: str) -> None:
-        """A member that was led astray is the product's to find; so is one that got a snapshot of it, and nobody else:
-        those have a state that a member astray had at that index."""
-        astray = self.world.astray
+    def _compare(self, name: str, node_id: NodeId, environment: Environment) -> None:
+        """A state that was led astray is the product's to find; so is a copy of it, and nothing else: those have a hash
+        that a state astray had at that index. A member that has built its state anew since is as good as any."""
+        index, state_hash = environment.applied.index, environment.state_hash
+        astray, wrong = self.world.astray, self.world.wrong
+        if astray.get(node_id) is not environment:
+            astray.pop(node_id, None)
         if node_id in astray:
-            self._wrong.add((index, state_hash))
-        elif (index, state_hash) in self._wrong:
-            astray.add(node_id)
+            wrong.add((index, state_hash))
+        elif (index, state_hash) in wrong:
+            astray[node_id] = environment
         else:
             known = self.hashes.setdefault(index, (state_hash, name))
             if known[0] != state_hash:

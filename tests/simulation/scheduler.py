@@ -40,7 +40,8 @@ class World:
         self.hidden = "\0"  # the name of a place that differs between two runs
         self.fingerprint = 0  # of the whole run: equal runs have equal ones
         self.found: Violated | None = None  # by somebody who could not raise it
-        self.astray: set[str] = set()  # node ids whose state was made another than what they applied
+        self.astray: dict[str, object] = {}  # node id -> its environment, which is another than what it applied
+        self.wrong: set[tuple[int, str]] = set()  # (index, hash) of such states
         self.after_event: Callable[[Loop], None] = lambda _: None
         self.graveyard: list[list[asyncio.Task[Any]]] = []  # of killed processes: what they held must not be closed yet
         self._heap: list[tuple[float, int, Loop, asyncio.Handle]] = []

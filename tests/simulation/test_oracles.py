@@ -248,6 +248,26 @@ def test_a_state_gone_astray_is_found_by_the_members_themselves(quiet: Story) ->
     assert astray in configuration.tombstones
 
 
+def test_whose_state_is_wrong_is_known_from_what_it_holds(quiet: Story) -> None:
+    """A copy of a state astray is astray; a state that was built anew is not; any other difference is a violation."""
+    process, _ = leader_of(quiet)
+    assert process.node is not None
+    assert process.node.engine is not None
+    environment = process.node.engine.environment
+    oracles, astray = quiet.oracles, quiet.world.astray
+    astray["m8-1"] = environment
+    oracles._compare("m8", "m8-1", environment)
+    oracles._compare("m9", "m9-1", environment)
+    assert astray.keys() == {"m8-1", "m9-1"}
+    quiet.world.wrong.clear()
+    astray["m8-1"] = object()  # which it has no more
+    oracles._compare("m8", "m8-1", environment)
+    assert astray.keys() == {"m9-1"}
+    oracles.hashes[environment.applied.index] = ("another", "m7")
+    with found_by("state hash"):
+        oracles._compare("m8", "m8-1", environment)
+
+
 @pytest.fixture
 def searched(quiet: Story, monkeypatch: pytest.MonkeyPatch) -> Story:
     """What is told next is found by the search alone: the log is not asked."""
@@ -291,7 +311,7 @@ def test_a_member_that_is_called_diverged_and_is_not(quiet: Story) -> None:
     process.node.alarmed = frozenset({("m9-1", False)})
     with found_by("false alarm"):
         quiet.oracles.look_for_false_alarms(quiet.processes)
-    quiet.world.astray.add("m9-1")
+    quiet.world.wrong.add((5, "x"))
     quiet.oracles.look_for_false_alarms(quiet.processes)
     process.node.broken = out_of_order(StateDiverged(5, "x", "y"))
     with found_by("false alarm"):

@@ -7,7 +7,7 @@ from tests.member_cluster import Cluster
 from tests.raft_cluster import node_id
 
 from oarlock.peers.messages import Diverged, Report
-from oarlock.raft.types import Configuration, Member
+from oarlock.raft.types import Configuration, Member, PlacedConfiguration, SnapshotMeta
 from oarlock.runtime.divergence import (
     CHECKPOINT_ENTRIES,
     CHECKPOINTS_KEPT,
@@ -15,6 +15,7 @@ from oarlock.runtime.divergence import (
     RECENT_KEPT,
     RECENT_TOLD,
     STATES_TAKEN,
+    WITNESS_SECONDS,
     Finding,
     Odd,
     StateDiverged,
@@ -200,6 +201,36 @@ def test_a_leader_that_a_majority_contradicts_stops() -> None:
     with pytest.raises(StateDiverged, match="hash z, theirs x"):
         cluster.run(3.0)
     assert not [m for m in cluster.sent if isinstance(m, Diverged)]
+
+
+def test_a_member_begins_anew_with_the_snapshot_that_it_installs() -> None:
+    cluster, leader, (one, _) = at_rest()
+    member = cluster[one]
+    note(cluster, one, "x")
+    meta = SnapshotMeta(member.applied_index, 1, 0, PlacedConfiguration(0, 0, Configuration()), 1, 1, "d")
+    member.installed(meta)
+    member.states.note(meta.index, "y")
+    cluster.sent.clear()
+    cluster.run(1.5)
+    report = next(m for m in reversed(cluster.sent) if isinstance(m, Report) and m.sender == node_id(one))
+    assert (report.since, report.states) == (meta.index, ((meta.index, "y"),))
+    assert cluster[leader].finding == Finding()
+
+
+def test_a_voter_that_is_long_silent_does_not_judge() -> None:
+    cluster, leader, (silent, odd) = at_rest()
+    member, now = cluster[leader], cluster.now
+    note(cluster, leader, "x")
+    index = member.applied_index
+
+    def tell(name: str, state_hash: str, at: float) -> None:
+        member.receive(Report(node_id(name), node_id(leader), False, ((index, state_hash),), 0), at)
+
+    tell(silent, "x", now)
+    tell(odd, "z", now + WITNESS_SECONDS + 1)
+    assert member.finding == Finding({node_id(odd): index}, {})
+    tell(silent, "x", now + WITNESS_SECONDS + 1)
+    assert member.finding.odd.keys() == {node_id(odd)}
 
 
 def test_only_the_leader_of_this_term_is_believed_and_only_about_what_was_had() -> None:
