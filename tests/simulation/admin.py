@@ -46,11 +46,13 @@ class Admin:
     def _leads(node: Node) -> bool:
         return node.engine is not None and not node.engine.halted and node.engine.core.role is Role.LEADER
 
-    def configuration(self) -> Configuration | None:
+    def configuration(self, *, committed: bool = False) -> Configuration | None:
+        """The leader's; if it is committed, where that is asked for."""
         leader = self.leader()
         if leader is None or leader.node is None or leader.node.engine is None:
             return None
-        return leader.node.engine.core.placed.configuration
+        core = leader.node.engine.core
+        return None if committed and core.placed is not core.committed_placed else core.placed.configuration
 
     def member(self, process: Process, *, promote: bool = False) -> Member | None:
         """As it is now; None if nobody answers."""

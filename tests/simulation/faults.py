@@ -267,7 +267,7 @@ class Faults:
 
     def _may_destroy(self, process: Process) -> bool:
         """A minority at most has lost what it knew, and has not been replaced yet."""
-        configuration = self.admin.configuration()
+        configuration = self.admin.configuration(committed=True)  # else the one before it may still have to decide
         if configuration is None or configuration.outgoing or len(configuration.voters) < 3 or self.admin.busy:
             return False
         if any(m.id in self.world.astray for m in (*configuration.voters, *configuration.learners)):
@@ -336,6 +336,8 @@ class Faults:
         engine = process.node.engine
         if engine is None or engine.halted or engine.environment._job is not None:
             return
+        if engine.participant(process.node.node_id) is None:
+            return  # it would join as one more that is astray, when another is already
         environment = engine.environment
         with environment._env.begin(write=True) as txn:
             trees = Trees(txn, environment.named)
