@@ -62,9 +62,9 @@ class Admin:
         return Member(node.node_id, f"http://{process.name}:2380", f"http://{process.name}:2379", promote)
 
     def every_voter_is_here(self) -> bool:
-        """With the disk that it had."""
+        """With the disk that it had, and done with reading it: what a member that starts has lost shows only then."""
         configuration = self.configuration()
-        here = {m.id for p in self.processes if (m := self.member(p)) is not None}
+        here = {m.id for p in self.processes if (m := self.member(p)) is not None and p.node and p.node.engine}
         return configuration is not None and all(m.id in here for m in (*configuration.voters, *configuration.outgoing))
 
     # -- what is done

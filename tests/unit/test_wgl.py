@@ -139,17 +139,30 @@ def register(state: int, what: tuple[str, int, int]):
 
 whats = st.tuples(st.sampled_from(("read", "read", "write", "set")), st.integers(0, 2), st.integers(0, 2))
 lengths = st.sampled_from((0, 1, 1, 2, 3, 4, math.inf))
-registers = st.lists(
-    st.builds(lambda begin, length, what: Operation(begin, begin + length, what), st.integers(0, 6), lengths, whats),
-    max_size=5,
-)
 
 
-def test_it_agrees_with_brute_force_about_registers() -> None:
+def operations_of(whats: st.SearchStrategy, lengths: st.SearchStrategy) -> st.SearchStrategy:
+    return st.builds(
+        lambda begin, length, what: Operation(begin, begin + length, what), st.integers(0, 6), lengths, whats
+    )
+
+
+lost = operations_of(st.sampled_from((("write", 1, 0), ("set", 1, 2), ("set", 2, 1))), st.just(math.inf))
+answered = operations_of(whats, lengths)
+registers = {
+    "any": st.lists(answered, max_size=5),
+    "many that ask the same and are not answered": st.tuples(
+        st.lists(lost, min_size=3, max_size=4), st.lists(answered, min_size=2, max_size=2)
+    ).map(lambda both: both[0] + both[1]),
+}
+
+
+@pytest.mark.parametrize("shape", registers)
+def test_it_agrees_with_brute_force_about_registers(shape: str) -> None:
     answers: Counter[Answer] = Counter()
 
     @settings(max_examples=800, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-    @given(registers)
+    @given(registers[shape])
     def compare(operations: list[Operation]) -> None:
         def every(state: int, what: tuple[str, int, int]) -> list[int]:
             return [after] if (after := register(state, what)) is not ILLEGAL else []
@@ -300,6 +313,13 @@ def test_a_spent_budget_is_no_answer() -> None:
     assert linearizable(hard, register, 0) is Answer.NO
     assert linearizable(hard, register, 0, enough=lambda: True) is Answer.UNKNOWN
     assert check_load([FIRST, SECOND], [], seconds=-1) == {K: Answer.UNKNOWN}
+
+
+def test_many_lost_writes_that_ask_the_same_cost_little() -> None:
+    """Which of thirty happened does not matter: only how many."""
+    lost = [Operation(number, math.inf, ("write", 1, 0)) for number in range(30)]
+    assert linearizable([*lost, Operation(40, 41, ("read", 2, 0))], register, 0, 1_000) is Answer.NO
+    assert linearizable([*lost, Operation(40, 41, ("read", 1, 0))], register, 0, 1_000) is Answer.YES
 
 
 def test_what_it_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
