@@ -10,6 +10,7 @@ from .actions import Action, Decision, TakeSnapshot, Wait
 from .diagnose import Diagnosis, Verdict, differing
 from .ensure import blocked_claims, taken
 from .resources.claims import shrinks
+from .rules import states
 from .rules.volumes import obstacle
 from .world import World, quorum, voters_of
 
@@ -107,8 +108,8 @@ def degraded(world: World, diagnosis: Diagnosis) -> Judgement:
         hidden = world.around.hidden if world.around is not None else ""
         text = f"{', '.join(away)} {verb} not take part; {rest}. {hidden}".strip()
         return say(True, "MembersUnhealthy", text)
-    if others := differing(diagnosis):
-        return say(True, "StatesDiffer", _states(world, diagnosis, others))
+    if differing(diagnosis):
+        return say(True, "StatesDiffer", states.sentence(diagnosis))
     if shared := _shared_node(world, voters):
         return say(True, "SharedNode", shared)
     smaller = [
@@ -142,17 +143,6 @@ def _ending(world: World, diagnosis: Diagnosis, name: str) -> str:
     member = names.pod(world.cluster.name, volume.ordinal)
     why = obstacle(world, diagnosis, volume, next((id_ for id_ in diagnosis.lost if id_.startswith(f"{member}-")), ""))
     return f"{name} is being deleted. {why or f'{member} gets a new volume once it is gone.'}"
-
-
-def _states(world: World, diagnosis: Diagnosis, others: list[str]) -> str:
-    assert diagnosis.leader is not None
-    assert diagnosis.leader.status is not None
-    return (
-        f"{', '.join(others)} applied the same log to another state than the leader {diagnosis.leader.status.node_id}. "
-        "Where a majority shows who is wrong, that one is replaced within seconds. If this stays, keep all volumes, "
-        "compare what the members hold (GET /v1/kv?consistency=stale from each), and give up the one that is wrong by "
-        f"the annotation {names.REPLACE_ANNOTATION}=ID."
-    )
 
 
 def _shared_node(world: World, voters: frozenset[str]) -> str:

@@ -12,7 +12,7 @@ The three words that matter:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -94,10 +94,23 @@ def answers(world: World) -> Iterator[tuple[Seen, StatusAnswer]]:
 
 def differing(diagnosis: Diagnosis) -> list[str]:
     """Members whose state is not the leader's, by what the leader sees, and of whom nobody knows yet who is wrong."""
-    if diagnosis.leader is None or diagnosis.leader.status is None:
+    leader, configuration = diagnosis.leader, diagnosis.configuration
+    if leader is None or leader.status is None or configuration is None:
         return []
-    peers = diagnosis.leader.status.peers
-    return sorted(id_ for id_, peer in peers.items() if peer.diverged and id_ not in diagnosis.lost)
+    peers = leader.status.peers
+    known = {member.id for member in everybody(configuration)} - diagnosis.lost
+    return sorted(id_ for id_ in known if id_ in peers and peers[id_].diverged)
+
+
+def heir(diagnosis: Diagnosis, leaving: Set[str]) -> str:
+    """Who leads best when these leave; empty when nobody can. Of sound members one whose state is not that of the
+    leader who leaves (a person may have given it up for that), then who has most of its log, then by name."""
+    assert diagnosis.leader is not None
+    assert diagnosis.leader.status is not None
+    match = {id_: peer.match_index for id_, peer in diagnosis.leader.status.peers.items()}
+    others = differing(diagnosis)
+    heirs = sorted(diagnosis.participating - leaving)
+    return max(heirs, key=lambda id_: (id_ not in diagnosis.lost, id_ in others, match.get(id_, -1)), default="")
 
 
 def everybody(configuration: ConfigurationModel) -> Iterator[MemberModel]:

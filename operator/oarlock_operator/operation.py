@@ -41,7 +41,7 @@ def latched(world: World, diagnosis: Diagnosis, decision: Decision) -> Decision:
     if goal is None or (current is not None and (isinstance(decision, Wait) or _part_of(current, goal))):
         return decision
     why = decision.message if isinstance(decision, Wait) else getattr(decision, "why", "")
-    step = why or type(decision).__name__
+    step = why.removesuffix(".") or type(decision).__name__  # a phrase, as those of acts are
     type_, target = goal
     begun = OperationStatus(type=type_, target=target, step=step, started_time=stamp(world.now))
     return WriteOperation(begun, current, version, step)

@@ -24,13 +24,14 @@ from typing import TypeAlias
 
 from . import names
 from .actions import IDLE, Decision, Wait
-from .diagnose import Diagnosis, Verdict, differing
+from .diagnose import Diagnosis, Verdict
 from .rules.found import found
 from .rules.grow import catching_up, grow
 from .rules.replace import remove_lost, reset_leftover
 from .rules.roll import mend, roll, rolled_back
 from .rules.shrink import shrink
 from .rules.snapshots import snapshot
+from .rules.states import hold
 from .rules.volumes import drop_volumes, renew_disks
 from .world import World
 
@@ -84,17 +85,6 @@ def _uncommitted(world: World, diagnosis: Diagnosis) -> Decision | None:
     return Wait("ChangeInProgress", "A change of the membership is not committed yet.")
 
 
-def _states_differ(world: World, diagnosis: Diagnosis) -> Decision | None:
-    if not (others := differing(diagnosis)):
-        return None
-    return Wait(
-        "StatesDiffer",
-        f"{', '.join(others)} and the leader hold different states: until it is known which is wrong, nothing is "
-        "added, removed or updated.",
-        blocked=True,
-    )
-
-
 RULES: tuple[Rule, ...] = (
     _deleting,
     _paused,
@@ -105,8 +95,8 @@ RULES: tuple[Rule, ...] = (
     _uncommitted,
     remove_lost,
     reset_leftover,
+    hold,
     renew_disks,
-    _states_differ,
     grow,
     shrink,
     catching_up,

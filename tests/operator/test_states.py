@@ -55,6 +55,13 @@ def test_while_states_differ_nothing_is_added_removed_or_updated(changes: dict[s
     assert (progress.status, progress.reason) == (False, "StatesDiffer")
 
 
+def test_a_volume_that_is_being_deleted_is_not_helped_on_its_way() -> None:
+    disks = [volume(0), volume(1), volume(2, terminating=True)]
+    idle = {2: answer(2, None, None)}
+    found = differing(1, spec=3, answers=idle, config=configuration([0, 1]), volumes=disks)
+    assert reason(decide(found)) == "StatesDiffer"
+
+
 def test_while_they_are_alike_all_goes_on() -> None:
     assert isinstance(decide(differing(spec=1)), Configure)
     assert decide(differing()) is IDLE
@@ -72,24 +79,37 @@ def test_who_is_judged_is_replaced_and_why_is_told() -> None:
     assert why in decision.why
 
 
+def given_up(found: World, ordinal: int) -> World:
+    return replace(found, cluster=replace(found.cluster, annotations={names.REPLACE_ANNOTATION: node_id(ordinal)}))
+
+
 def test_a_cluster_that_is_not_whole_grows_once_the_wrong_one_is_given_up() -> None:
     """The right one leads: what joins copies its state. Only then does the wrong one go."""
     found = differing(1, spec=3, idle=[2])
     assert reason(decide(found)) == "StatesDiffer"
-    given_up = replace(found.cluster, annotations={names.REPLACE_ANNOTATION: node_id(1)})
-    decision = decide(replace(found, cluster=given_up))
+    decision = decide(given_up(found, 1))
     assert isinstance(decision, Configure)
     assert [m.id for m in decision.learners] == [node_id(2)]
 
 
-@pytest.mark.parametrize("wrong", [0, 1])
-def test_who_a_person_gives_up_is_replaced(wrong: int) -> None:
-    found = differing(1)
-    cluster = replace(found.cluster, annotations={names.REPLACE_ANNOTATION: node_id(wrong)})
-    decision = decide(replace(found, cluster=cluster))
-    if wrong == 0:
-        assert isinstance(decision, Transfer)
-        assert decision.target == node_id(1)
-    else:
-        assert isinstance(decision, Configure)
-        assert {m.id for m in decision.voters} == {node_id(0)}
+@pytest.mark.parametrize("changes", [{"spec": 2}, {"spec": 3, "idle": [2]}, {"of": 3, "diverged": 2}])
+def test_a_leader_that_is_given_up_hands_over_to_who_differs_from_it(changes: dict[str, Any]) -> None:
+    """Whatever else is to be done: what joins would copy its state, and so may others have."""
+    right = changes.pop("diverged", 1)
+    decision = decide(given_up(differing(right, **changes), 0))
+    assert isinstance(decision, Transfer)
+    assert decision.target == node_id(right)
+
+
+def test_a_member_that_was_removed_is_no_reason_to_hold() -> None:
+    """The leader still sees it for a moment."""
+    config = configuration([0, 1], tombstones=[node_id(2)])
+    found = differing(2, of=3, config=config, spec=2)
+    assert decide(found) is IDLE
+    assert conditions.degraded(found, diagnose(found)).status is False
+
+
+def test_a_follower_that_is_given_up_is_replaced() -> None:
+    decision = decide(given_up(differing(1), 1))
+    assert isinstance(decision, Configure)
+    assert {m.id for m in decision.voters} == {node_id(0)}

@@ -43,8 +43,14 @@ def states(*, since: int = 0, **at: str) -> States:
     return made
 
 
-def found(own: States, reports: dict[str, States], members: Configuration, present: str = "bcde") -> Finding:
-    return compare(A, own, reports, set(map(node_id, present)), members)
+def found(
+    own: States,
+    reports: dict[str, States],
+    members: Configuration,
+    present: str = "bcde",
+    before: dict[str, int] | None = None,
+) -> Finding:
+    return compare(A, own, reports, set(map(node_id, present)), members, before or {})
 
 
 def test_jobs_end_at_checkpoints() -> None:
@@ -77,6 +83,7 @@ def test_what_a_peer_told_before_it_began_anew_is_forgotten() -> None:
     first = heard(None, 0, [(256, "x"), (300, "y")])
     more = heard(first, 0, [(256, "x"), (301, "z")])
     assert more.known == {256: "x", 300: "y", 301: "z"}
+    assert heard(more, 0, [(301, "another")]).known == {301: "another"}  # another life, that began at the same place
     assert heard(more, 302, [(302, "w")]).known == {302: "w"}  # a snapshot took the place of the state that told this
 
 
@@ -110,6 +117,16 @@ def test_an_alarm_ends_when_the_last_states_known_are_alike() -> None:
     two = configuration("ab")
     assert found(own, {B: states(i256="x", i300="w")}, two).differing == {B: 300}
     assert found(own, {B: states(i256="x", i300="w", i512="z")}, two).differing == {}
+
+
+def test_an_alarm_does_not_end_because_nothing_can_be_compared_any_more() -> None:
+    """Who is away while the others write on, beyond what is kept."""
+    own, two = states(i512="z"), configuration("ab")
+    assert found(own, {B: states(i256="w")}, two).differing == {}
+    assert found(own, {B: states(i256="w")}, two, before={B: 256}).differing == {B: 256}
+    assert found(own, {B: states(i256="w")}, configuration("ac"), before={B: 256}).differing == {}  # no member
+    assert found(own, {B: states(since=400, i400="v")}, two, before={B: 256}).differing == {}  # it began anew
+    assert found(own, {B: states(i256="w", i512="z")}, two, before={B: 256}).differing == {}
 
 
 @pytest.mark.parametrize(
@@ -231,6 +248,17 @@ def test_a_voter_that_is_long_silent_does_not_judge() -> None:
     assert member.finding == Finding({node_id(odd): index}, {})
     tell(silent, "x", now + WITNESS_SECONDS + 1)
     assert member.finding.odd.keys() == {node_id(odd)}
+
+
+def test_what_was_found_is_of_one_term_and_of_members() -> None:
+    cluster, leader, (one, _) = at_rest()
+    member = cluster[leader]
+    note(cluster, leader, "x")
+    report = Report(node_id(one), node_id(leader), False, ((member.applied_index, "z"),), 0)
+    member.receive(report, cluster.now)
+    assert member.finding.differing.keys() == {node_id(one)}
+    member._found = (member.core.term - 1, member._found[1])  # of when it led before
+    assert member.finding == Finding()
 
 
 def test_only_the_leader_of_this_term_is_believed_and_only_about_what_was_had() -> None:

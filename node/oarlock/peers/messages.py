@@ -73,13 +73,13 @@ class ForwardReply(Struct, frozen=True, array_like=True, tag=15):
 
 class Report(Struct, frozen=True, array_like=True, tag=16):
     """A follower tells its leader about its disk (rule 5), and the hashes of its state at some indices (rule 26): those
-    that it came to by itself, having begun with the state of index `since`; -1: it did not say."""
+    that it came to by itself, having begun with the state of index `since`; None: it has none to tell yet."""
 
     sender: NodeId
     to: NodeId
     low_on_space: bool
     states: tuple[tuple[int, StateHash], ...] = ()
-    since: int = -1
+    since: int | None = None
 
 
 class Diverged(Struct, frozen=True, array_like=True, tag=17):

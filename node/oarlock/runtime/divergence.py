@@ -84,12 +84,14 @@ class States:
         return (*checkpoints[-CHECKPOINTS_TOLD:], *recent[-RECENT_TOLD:])
 
 
-def heard(before: States | None, since: int, told: Sequence[tuple[int, str]]) -> States:
+def heard(before: States | None, since: int | None, told: Sequence[tuple[int, str]]) -> States:
     """What is known of a peer after its report. What it told before it began anew says nothing of the state it has."""
-    table = before if before is not None and before.since == since else States(since)
+    same = before is not None and before.since == since
+    if before is None or not same or any(before.at(index) not in (None, state_hash) for index, state_hash in told):
+        before = States(since)  # another life, also where that began at the same place
     for index, state_hash in told[-STATES_TAKEN:]:
-        table.note(index, state_hash)
-    return table
+        before.note(index, state_hash)
+    return before
 
 
 class Odd(NamedTuple):
@@ -110,19 +112,24 @@ def compare(
     reports: Mapping[NodeId, States],
     present: Container[NodeId],
     configuration: Configuration,
+    before: Mapping[NodeId, int],
 ) -> Finding:
     """What the tables of the members of `configuration` show. Only those who are `present`, heard lately, are
-    witnesses. In a joint configuration nobody is judged: it ends soon."""
+    witnesses. In a joint configuration nobody is judged: it ends soon. `before` is who differed at the last look, and
+    where: that stays while no later index shows more, and the member has not begun anew."""
     mine = own.known
     members = (m.id for m in (*configuration.voters, *configuration.learners) if m.id in reports and m.id != leader)
     known = {peer: reports[peer].known for peer in members}
-    if all(mine.get(index, hash_) == hash_ for table in known.values() for index, hash_ in table.items()):
-        return Finding()
     differing = {}
     for peer, table in known.items():
         last = max(table.keys() & mine.keys(), default=None)
-        if last is not None and table[last] != mine[last]:
+        if last is None:
+            if (seen := before.get(peer)) is not None and seen >= max(reports[peer].since or 0, own.since or 0):
+                differing[peer] = seen
+        elif table[last] != mine[last]:
             differing[peer] = last
+    if not any(mine.get(index, hash_) != hash_ for table in known.values() for index, hash_ in table.items()):
+        return Finding(differing)
     if configuration.outgoing:
         return Finding(differing)
     voters = [m.id for m in configuration.voters]

@@ -47,7 +47,7 @@ class Member:
         self.in_flight_bytes = 0
         self.refused: dict[str, int] = {}
         self.states = States()
-        self.finding = Finding()  # as leader: whose state is another
+        self._found = (0, Finding())  # as leader of a term: whose state is another
         self._queue: deque[Pending] = deque()
         self._gathered = False  # the first in the queue has waited long enough for others
         self._handed: dict[int, Handed] = {}
@@ -156,8 +156,7 @@ class Member:
             self._reported_at = now
             core = self.core
             states = self.states
-            since = states.since if states.since is not None else -1
-            self._outbox.append(Report(core.node_id, core.leader, self.low_on_space, states.told(), since))
+            self._outbox.append(Report(core.node_id, core.leader, self.low_on_space, states.told(), states.since))
 
     def _give_up(self, now: float) -> None:
         """What is undecided for too long is unknown, and takes no more room here. While this member leads, its own
@@ -423,14 +422,29 @@ class Member:
 
     # -- divergence -------------------------------------------------------------------------------------------------
 
+    @property
+    def finding(self) -> Finding:
+        """What this leader found out in its term; nothing of who is no member any more."""
+        term, found = self._found
+        if self.core.role is not Role.LEADER or term != self.core.term:
+            return Finding()
+        placed = self.core.placed.configuration
+        ids = {m.id for m in (*placed.voters, *placed.learners, *placed.outgoing)}
+        return Finding(
+            {peer: at for peer, at in found.differing.items() if peer in ids},
+            {peer: odd for peer, odd in found.odd.items() if peer in ids},
+        )
+
     def _compare_states(self, now: float) -> None:
         """Raises StateDiverged where a majority of the voters contradicts this leader."""
         core = self.core
         if core.role is not Role.LEADER:
             return
         present = {peer for peer, at in self._heard_at.items() if now - at <= WITNESS_SECONDS}
-        self.finding = compare(core.node_id, self.states, self._reports, present, core.placed.configuration)
-        for member, (index, state_hash) in self.finding.odd.items():
+        before, configuration = self.finding.differing, core.placed.configuration
+        found = compare(core.node_id, self.states, self._reports, present, configuration, before)
+        self._found = (core.term, found)
+        for member, (index, state_hash) in found.odd.items():
             if member != core.node_id:
                 self._outbox.append(Diverged(core.node_id, member, core.term, index, state_hash))
             else:

@@ -267,7 +267,7 @@ class Node:
 
     @property
     def leader(self) -> NodeId:
-        return self.engine.core.leader if self.engine is not None else NOBODY
+        return self.engine.core.leader if self.engine is not None and not self.engine.halted else NOBODY
 
     @property
     def revision(self) -> int:
@@ -413,7 +413,7 @@ class Node:
         try:
             await self.amend_identity(diverged=why)
         except Refused as e:
-            log.error("this could not be noted yet: a restart would take part until it is found again", why=e.why)
+            log.error("this could not be noted yet: do not restart this member, it would take part again", why=e.why)
 
     def fatal(self, why: str) -> None:
         log.critical("fatal", why=why)

@@ -75,5 +75,6 @@ async def _begin_anew(node: Node, request_id: str) -> tuple[NodeId, str]:
 def _begin_again(node: Node, broken: OutOfOrder | None = None) -> None:
     node.broken, node.stale = broken, None
     node.removed = False
+    node.alarmed = frozenset()
     node.begin()
     node.announce()

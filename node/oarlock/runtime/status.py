@@ -88,7 +88,6 @@ def status_of(node: Node) -> MemberStatus:
     disk_full = engine is not None and engine.disk_full
     placed = core.placed if core is not None and core.placed.index else None
     part = engine.core if engine is not None and not engine.halted else None  # None: it takes part in nothing
-    contact = part.leader_contact_at if part is not None else None
     environment = engine.environment if engine is not None else None
     snapshots = engine.snapshots if engine is not None else None
     return MemberStatus(
@@ -103,7 +102,7 @@ def status_of(node: Node) -> MemberStatus:
         role=str(part.role) if part is not None else "follower",  # a person would believe what it thought last
         term=core.term if core is not None else 0,
         leader=part.leader or None if part is not None else None,
-        leader_contact_age_seconds=_contact_age(node, contact, now),
+        leader_contact_age_seconds=_contact_age(node, now),
         commit_index=core.commit_index if core is not None else 0,
         applied_index=environment.applied.index if environment is not None else 0,
         last_index=core.last_index if core is not None else 0,
@@ -169,7 +168,7 @@ def state_of(node: Node) -> tuple[State, str]:
     if not any(m.id == core.node_id for m in (*configuration.voters, *configuration.outgoing)):
         return "Lagging", "not a voter (yet): it catches up as a learner"
     if core.role is not Role.LEADER:
-        age = _contact_age(node, core.leader_contact_at, node.host.monotonic())
+        age = _contact_age(node, node.host.monotonic())
         if age is None or age > 2 * node.settings.election_timeout_seconds:
             return "Isolated", "no contact with a leader for two election time-outs"
         if core.known_commit is None:
@@ -189,7 +188,7 @@ def is_ready(node: Node) -> bool:
     return state_of(node)[0] in ("Participating", "Isolated")
 
 
-def _contact_age(node: Node, contact: float | None, now: float) -> float | None:
+def _contact_age(node: Node, now: float) -> float | None:
     """Seconds since a leader was heard; a leader hears itself. Before the first time a member's start counts, for two
     election time-outs; then None."""
     engine = node.engine
@@ -197,7 +196,7 @@ def _contact_age(node: Node, contact: float | None, now: float) -> float | None:
         return None
     if engine.core.role is Role.LEADER:
         return 0.0
-    if contact is not None:
-        return now - contact
+    if engine.core.leader_contact_at is not None:
+        return now - engine.core.leader_contact_at
     since_start = now - engine.since
     return None if since_start > 2 * node.settings.election_timeout_seconds else since_start

@@ -9,7 +9,7 @@ from __future__ import annotations
 from oarlock.wire.admin import State
 
 from ..actions import Configure, Decision, Reset, Transfer, Wait
-from ..diagnose import Diagnosis, answers, everybody
+from ..diagnose import Diagnosis, answers, everybody, heir
 from ..world import World, quorum, voters_of
 from .volumes import obstacle
 
@@ -32,10 +32,7 @@ def remove_lost(world: World, diagnosis: Diagnosis) -> Decision | None:
             refusal = refusal or wait
             continue
         if victim == leader.status.node_id:
-            match = {id_: peer.match_index for id_, peer in leader.status.peers.items()}
-            heirs = sorted(diagnosis.participating - {victim})
-            target = max(heirs, key=lambda id_: (id_ not in diagnosis.lost, match.get(id_, -1)))
-            return Transfer(leader.pod, target, f"{victim} leads, and its disk is lost: {loss.why}")
+            return Transfer(leader.pod, heir(diagnosis, {victim}), f"{victim} leads, and its disk is lost: {loss.why}")
         return Configure(
             leader=leader.pod,
             voters=tuple(member for member in configuration.voters if member.id != victim),
