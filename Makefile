@@ -33,15 +33,16 @@ check: .venv/ready ## lint, format, types, walls, rendered manifests, lock files
 test: .venv/ready ## every tier of tests, or TIERS="unit property"; installs what they need
 	@$(BIN)/python tests/run.py $(TIERS)
 
-test-long: .venv/ready ## PART=e2e, or PART=soak HOURS=N: a long part; writes docs/evidence/PART.json
+test-long: .venv/ready ## PART=e2e, chaos or mutants, or PART=soak HOURS=N: a long part; writes docs/evidence/PART.json
 	@$(BIN)/python tests/long.py $(PART) $(HOURS)
 
 SEEDS ?= 20
 HOURS ?=
 FROM ?= 0
+GOLDEN ?=
 
-sim: .venv/ready ## SEEDS=N FROM=K: stories of whole clusters under faults, each repeatable from its seed
-	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(FROM)
+sim: .venv/ready ## SEEDS=N FROM=K: stories of whole clusters under faults; GOLDEN=DIR keeps the scripts of failures
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --from $(FROM) $(if $(GOLDEN),--golden $(GOLDEN))
 
 mutants: .venv/ready ## plant each known bug of the past and hunt it (about 15 min)
 	@$(BIN)/python -m tests.mutants --record

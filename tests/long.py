@@ -58,9 +58,11 @@ TIER = {"e2e": "e2e", "chaos": "chaos"}  # whose packages and preparations a par
 def main() -> int:
     if len(sys.argv) == 3 and sys.argv[1] == "soak":
         return soak(float(sys.argv[2]))
+    if sys.argv[1:] == ["mutants"]:
+        return mutants()
     if len(sys.argv) != 2 or sys.argv[1] not in PARTS:
         named = " ".join(sys.argv[1:]) or "(none named)"
-        print(f"there is no part {named}; there are: {', '.join(PARTS)}, and soak with HOURS=N")
+        print(f"there is no part {named}; there are: {', '.join(PARTS)}, mutants, and soak with HOURS=N")
         return 2
     part = sys.argv[1]
     evidence.refuse_uncommitted()
@@ -95,6 +97,23 @@ def soak(hours: float) -> int:
     result = {"scenario": f"{hours:g} h", "outcome": outcome, "files": [], "sources": evidence.sources("soak"), **told}
     print(f"evidence: {evidence.write('soak', [result])}")
     return 1 if told["failed"] else 0
+
+
+def mutants() -> int:
+    """Every planted bug, hunted anew."""
+    evidence.refuse_uncommitted()
+    told = []
+    hunt = subprocess.Popen(
+        [sys.executable, "-m", "tests.mutants", "--record"], cwd=run.ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert hunt.stdout is not None
+    for line in hunt.stdout:
+        print(line, end="", flush=True)
+        told = [*told[-1:], line.strip()]
+    outcome = "failed" if hunt.wait() else "passed"
+    result = {"scenario": "every planted bug", "outcome": outcome, "files": [], "said": "\n".join(told)}
+    print(f"evidence: {evidence.write('mutants', [{**result, 'sources': evidence.sources('mutants')}])}")
+    return hunt.returncode
 
 
 def holds(part: str, result: dict[str, Any]) -> bool:

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LOGS = ROOT / "build/test-logs"
+FLOOR = "(at least "  # in a line of a log: how much happened, which is told also where all is well
 CACHE = pathlib.Path(os.environ.get("OARLOCK_CACHE") or pathlib.Path.home() / ".cache/oarlock")
 PYTHON = sys.executable
 
@@ -292,8 +293,12 @@ def tell(result: Result) -> None:
     took += f", prepared in {result.prepared_seconds:.0f} s" if result.prepared_seconds >= 1 else ""
     counts = f"{result.passed} passed, {result.failed} failed, {result.skipped} skipped"
     print(f"{result.tier.name:<12} {result.state:<7} {counts}; {took} {result.why}".rstrip(), flush=True)
-    if result.state == "failed" and (log := LOGS / f"{result.tier.name}.log").exists():
-        print("\n".join(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-80:]), flush=True)
+    log = LOGS / f"{result.tier.name}.log"
+    told = log.read_text(errors="replace").splitlines() if log.exists() else []
+    if result.state == "ran":
+        print("".join(f"    {line}\n" for line in told if FLOOR in line), end="", flush=True)
+    if result.state == "failed" and told:
+        print("\n".join(f"    {line}" for line in told[-80:]), flush=True)
 
 
 def summary(results: list[Result]) -> int:

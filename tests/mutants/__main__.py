@@ -11,11 +11,12 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.mutants.hunt import Catch
+from tests.mutants.hunt import CAUGHT, Catch, judged_test
 from tests.mutants.planted import ROOMS, ROOT, Bug, bugs, planted
 
 SEEDS = 200
@@ -26,10 +27,13 @@ def caught(bug: Bug | None, first: int = 0, count: int = SEEDS) -> Catch:
     """Hunt it, in a process of its own. Raises DoesNotApply."""
     with planted(bug) as environment:
         if bug is not None and bug.test:
-            command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", bug.test]
+            shown = ["-q", "--tb=auto", "--color=no"]  # what judged_test reads
+            command = [sys.executable, "-m", "pytest", "-x", *shown, "-p", "no:cacheprovider", bug.test]
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
             said = next((line for line in done.stdout.splitlines() if line.startswith("E  ")), done.stdout[-300:])
-            how = {0: "survived", 1: "oracle"}.get(done.returncode, "crash")  # 1: tests ran, and one failed
+            how = "survived" if done.returncode == 0 else "crash"
+            if done.returncode == 1:  # tests ran, and one failed
+                how = judged_test(done.stdout)
             return Catch(how, bug.test, 0, 1, said)
         command = [sys.executable, "-m", "tests.mutants.hunt", str(first), str(count)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -59,16 +63,16 @@ def main() -> int:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         sound = pool.submit(caught, None, 0, arguments.seeds) if not arguments.names else None
         hunts = [(bug, pool.submit(caught, bug, 0, arguments.seeds)) for bug in chosen]
-        counts = {"oracle": 0, "own assertion": 0, "crash": 0, "survived": 0}
+        counts: Counter[str] = Counter()
         for bug, hunt in hunts:
             catch = hunt.result()
             counts[catch.how] += 1
             where = f"seed {catch.seed}, story {catch.seeds}" if catch.seed >= 0 else ""
             print(f"{bug.name:<55} {catch.how:<14} {catch.oracle:<20} {where}", flush=True)
-            if catch.how == "crash":
+            if catch.how in ("crash", "undecided"):
                 print(f"    {catch.said}")
             table.pop(bug.name, None)
-            if catch.how in ("oracle", "own assertion"):
+            if catch.how in CAUGHT:
                 table[bug.name] = {"how": catch.how, "oracle": catch.oracle, "seed": catch.seed, "stories": catch.seeds}
             if arguments.record:
                 _write(table)
@@ -77,7 +81,7 @@ def main() -> int:
         print(f"the sources as they are fail on seed {unpatched.seed}: {unpatched.said}")
     rooms = ", ".join(f"{sum(bug.room == room for bug in chosen)} in {room}" for room in ROOMS)
     print(f"{rooms}; stopped by the product's own assertions alone: {counts['own assertion']}")
-    survived = counts["survived"] + counts["crash"]
+    survived = len(chosen) - sum(counts[how] for how in CAUGHT)
     print(f"planted {len(chosen)}, caught {len(chosen) - survived}, survived {survived}")
     return 1 if survived or unpatched.how != "survived" else 0
 

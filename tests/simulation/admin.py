@@ -6,7 +6,7 @@ Rule of this module: it asks members what anybody could ask over the admin port,
 from __future__ import annotations
 
 import itertools
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -93,7 +93,16 @@ class Admin:
         if self._alarmed_at is not None:
             return  # whoever is right may be the one that would go
         if rng.random() < self.restless:
-            self.world.rng.choice((self._scale, self._transfer, self._snapshot, self._stale_change))(leader)
+            acts = (
+                self._scale,
+                self._transfer,
+                self._snapshot,
+                self._stale_change,
+                self._vote,
+                self._demote,
+                self._move,
+            )
+            rng.choice(acts)(leader)
 
     def _look_into_alarm(self, leader: Process) -> None:
         """Where the members cannot tell who is wrong, a person looks at what they hold, and gives those members up."""
@@ -202,6 +211,48 @@ class Admin:
     async def _take(self, node: Node) -> None:
         await node.take_snapshot()
         self.world.reach("admin: a snapshot was taken")
+
+    def _vote(self, leader: Process) -> None:
+        """A learner is named among the voters, which is refused unless it has caught up."""
+
+        def wanted(voters: list[Member], learners: list[Member]) -> None:
+            voters.append(learners.pop())
+
+        self._rearrange(leader, "a learner was given a vote", wanted)
+
+    def _demote(self, leader: Process) -> None:
+        def wanted(voters: list[Member], learners: list[Member]) -> None:
+            learners.append(voters.pop(self.world.rng.randrange(len(voters))))
+
+        self._rearrange(leader, "a voter was demoted", wanted)
+
+    def _move(self, leader: Process) -> None:
+        """A member is told of under other addresses, where it listens as well."""
+
+        def wanted(voters: list[Member], learners: list[Member]) -> None:
+            port = self.world.rng.randrange(1024, 65536)
+            name = voters[0].id.rpartition("-")[0]
+            voters[0] = replace(voters[0], peer_url=f"http://{name}:{port}", client_url=f"http://{name}:{port + 1}")
+
+        self._rearrange(leader, "a member was moved", wanted)
+
+    def _rearrange(self, leader: Process, what: str, wanted: Callable[[list[Member], list[Member]], None]) -> None:
+        """One change of what the members are; nobody comes, nobody goes."""
+        node = leader.node
+        assert node is not None
+        assert node.engine is not None
+        placed = node.engine.core.placed
+        voters, learners = list(placed.configuration.voters), list(placed.configuration.learners)
+        try:
+            wanted(voters, learners)
+        except IndexError:  # there is none
+            return
+
+        async def change() -> None:
+            await node.change_configuration(voters, learners, placed.id, 5.0)
+            self.world.reach(f"admin: {what}")
+
+        self._do(leader, what, change())
 
     def _stale_change(self, leader: Process) -> None:
         assert leader.node is not None

@@ -193,8 +193,10 @@ class Clients:
             result = op.result
             assert result is not None
             fates = self.ledger.fates.get(op.mark, [])
-            if not any((f.status, f.revision, f.body) == (result.status, result.revision, result.body) for f in fates):
+            told = [f for f in fates if (f.status, f.revision, f.body) == (result.status, result.revision, result.body)]
+            if not told:
                 raise violated("acknowledged", f"{op} was answered, and the log says {fates}")
+            self.ledger.acknowledged = max(self.ledger.acknowledged, told[0].index)
             changes = result.status in CHANGES and op.tries == 1
             if result.revision < op.floor or (changes and result.revision <= op.floor):
                 raise violated("linearizable", f"{op} took effect before what had ended when it began")

@@ -18,7 +18,7 @@ from typing import Any
 from tests.simdisk import Crash, SimulatedFiles, _File, healthy
 from tests.simulation.scheduler import Loop
 
-from oarlock.runtime.wal_thread import Durable, Item, WalThread
+from oarlock.runtime.wal_thread import Durable, Item, Submission, WalThread
 from oarlock.storage.snapshots import STATE_FILE
 from oarlock.storage.wal import Wal
 
@@ -166,7 +166,15 @@ class LogThread(WalThread):
     disk: Disk  # set by the process that makes the class its own
 
     def __init__(self, wal: Wal, loop: Loop, on_durable: Callable[[Durable], None], *rest: Any) -> None:
-        super().__init__(wal, loop, on_durable, *rest)
+        def told(durable: Durable) -> None:
+            last = durable.submissions[-1].token
+            if any(
+                isinstance(item, Submission) and item.token.term > last.term for item in (*self._taken, *self._queued)
+            ):
+                loop.world.reach("raft: a persist token of an old term")
+            on_durable(durable)
+
+        super().__init__(wal, loop, told, *rest)
         self._simulated = loop
         self._queued: deque[Item] = deque()
         self._taken: list[Item] = []
@@ -203,6 +211,7 @@ class LogThread(WalThread):
             nonlocal left
             if operation in ("write", "sync", "create", "allocate", "rename", "sync_directory"):
                 if left == 0:
+                    self._simulated.world.reach("crash: in a write of the log")
                     raise Crash
                 left -= 1
 
@@ -217,13 +226,17 @@ class LogThread(WalThread):
         self._taken = list(self._queued)
         self._queued.clear()
         self._simulated.after(self.disk.write_seconds(), self._written)
+        self._simulated.handover("a write begins")
 
     def _written(self) -> None:
         if self.disk.hung:
             self.disk.waiting.append(lambda: self._simulated.after(0.0, self._written))
             return
         taken, self._taken = self._taken, []
-        self._next(self.step(taken))
+        due = self.step(taken)
+        self._simulated.handover("a write is done")
+        if not self._simulated.dead:
+            self._next(due)
 
     def _next(self, due: float | None) -> None:
         self._busy = False

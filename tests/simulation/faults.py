@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from tests.simdisk import failing, healthy
+from tests.simdisk import crash_at, failing, healthy
 from tests.simulation.admin import Admin
 from tests.simulation.disk import Disk
 from tests.simulation.network import Network
@@ -34,7 +34,15 @@ class Faults:
         self._cuts = 0
         self.old_disks: dict[str, list[Disk]] = {}
         faults: list[Callable[[], None]] = [
-            *(self.kill, self.kill_several, self.kill_leader, self.power_loss, self.power_loss_of_all, self.clean_stop),
+            *(
+                self.kill,
+                self.kill_at_handover,
+                self.kill_several,
+                self.kill_leader,
+                self.power_loss,
+                self.power_loss_of_all,
+                self.clean_stop,
+            ),
             *(self.pause, self.partition, self.one_way_cut, self.isolate_leader, self.depose, self.depose),
             *(self.freeze_leader, self.freeze_leader),
             *(self.break_connections, self.noisy, self.slow_network, self.slow_disk, self.hung_disk),
@@ -109,6 +117,35 @@ class Faults:
             if self.world.rng.random() < 0.5:
                 process.kill()
                 self._restart_later(process)
+
+    def kill_at_handover(self) -> None:
+        """Not at any time, but where the loop, the log's thread and the machine's hand work to each other."""
+        process = self._one()
+        if process is None:
+            return
+        wanted = self.world.rng.choice(("a write begins", "a write is done", "in a thread", "a thread is done"))
+        loop, disk, power = process.loop, process.disk, self.world.rng.random() < 0.3
+
+        def strike() -> None:
+            if not loop.dead:
+                process.kill(power=power)
+                self.did(f"killed as {wanted}" if wanted != "in a thread" else "killed in a thread")
+                self._restart_later(process)
+
+        def handover(moment: str) -> None:
+            if wanted == "in a thread" and moment == "a thread begins":
+                disk.fail = crash_at(self.world.rng.randrange(4))
+                return
+            if moment == wanted or (wanted == "in a thread" and moment.startswith("a thread")):
+                loop.handover = lambda _: None
+                if wanted == "in a thread":
+                    disk.fail = healthy
+                if moment == "a write begins":  # by code of the member, which must not go on without its process
+                    self.keeper.after(0.00005, strike)
+                else:
+                    strike()
+
+        loop.handover = handover
 
     def power_loss(self) -> None:
         if process := self._one():
@@ -247,7 +284,7 @@ class Faults:
         if process := self._one():
             self.did("failing disk")
             disk = process.disk
-            disk.fail = failing(self.world.rng.choice(("sync", "write")))
+            disk.fail = failing(self.world.rng.choice(("sync", "write", "read")))
 
             def mend() -> None:
                 disk.fail = healthy

@@ -36,6 +36,7 @@ class Ledger:
     index: int = 0
     revision: int = 0
     floor: int = 0
+    acknowledged: int = 0  # the highest index of a command whose result a client has
     store: dict[bytes, Item] = field(default_factory=dict)
     history: dict[bytes, list[tuple[int, Item | None]]] = field(default_factory=dict)
     fates: dict[bytes, list[Fate]] = field(default_factory=dict)  # by the operation's own mark

@@ -40,6 +40,7 @@ class Network:
         self.latency = (0.0002, 0.002)
         self.loss = self.doubling = self.swapping = 0.0
         self.connections: list[Connection] = []
+        self.unfinished: set[tuple[str, str]] = set()  # (who, path of a snapshot): a range began, and has not ended
 
     def delay(self) -> float:
         rng = self.world.rng
@@ -302,10 +303,16 @@ class Client(PeerClient):
     async def open(
         self, address: Address, path: str, hello: Hello, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[tuple[Any, Hello]]:
+        fetch = (self._process.name, path)
+        broken = self._network.unfinished
         if headers and not headers.get("range", "bytes=0-").startswith("bytes=0-"):
             self._network.world.reach("peers: a snapshot came in parts")
+            if fetch in broken:
+                self._network.world.reach("peers: an interrupted snapshot was resumed")
+        broken.add(fetch)  # until this range has come: an error, and the end of the process, leave it here
         async with self._open(address, path, hello, headers or {}) as (connection, answer):
             yield Response(connection), answer
+        broken.discard(fetch)
 
     @asynccontextmanager
     async def _open(

@@ -42,6 +42,8 @@ class Oracles:
         self.votes: dict[tuple[int, NodeId], set[NodeId]] = {}  # (term, candidate) -> who durably voted for it
         self.durable: dict[NodeId, dict[int, int]] = {}  # what is on a member's disk: index -> term
         self.floors: dict[NodeId, int] = {}  # and the index that its snapshot covers
+        self.terms: dict[NodeId, int] = {}  # the highest that was durable
+        self.voted: dict[tuple[NodeId, int], NodeId] = {}  # (who, term) -> for whom, durably
         self.gone: set[NodeId] = set()  # dropped by a committed configuration
         self.settled = PlacedConfiguration(0, 0, Configuration())  # the latest that is committed
         self._seen: dict[str, tuple[Core, Glimpse, int]] = {}
@@ -73,6 +75,8 @@ class Oracles:
         before = self._seen.get(name)
         if before is None or before[0] is not core:
             self.witness.forget(core.node_id)
+            if core.term < self.terms.get(core.node_id, 0):
+                raise violated("vote", f"{core.node_id} is in term {core.term}, and was in {self.terms[core.node_id]}")
             self._trace(name, core, None)
             elected = core.role is Role.LEADER
         else:
@@ -83,7 +87,8 @@ class Oracles:
         coverage.see_configuration(self.world, name, core, placed[1] if placed and placed[0] is core else None)
         self._placed[name] = (core, core.placed)
         seen = glimpse(core)
-        self._remember_disk(core)
+        if self._remember_disk(core):
+            self._kept()
         if elected:
             self._elected(core)
         advanced = before is not None and before[0] is core and core.commit_index > before[1].commit
@@ -105,6 +110,7 @@ class Oracles:
         )
         self.gone |= before - now
         self.settled = placed
+        self.world.reach("raft: a configuration was committed")
         if returned := sorted(self.gone & now):
             raise violated("removed", f"{returned} were removed, and are in configuration {placed.id} again")
 
@@ -140,9 +146,11 @@ class Oracles:
             if (judged and node.node_id not in astray) or (node.alarmed and not self.world.wrong):
                 raise violated("false alarm", f"{node.node_id}: {node.broken}, alarmed by {sorted(node.alarmed)}")
 
-    def _remember_disk(self, core: Core) -> None:
+    def _remember_disk(self, core: Core) -> bool:
+        """Has it less than before?"""
         held = self.durable.setdefault(core.node_id, {})
-        for index in [i for i in held if i > core.last_index]:
+        gone = [i for i in held if i > core.last_index]
+        for index in gone:
             del held[index]
         for index in range(core.first_index, core.durable_index + 1):
             term = core.term_at(index)
@@ -151,8 +159,26 @@ class Oracles:
         if core.snapshot is not None:
             self.floors[core.node_id] = max(self.floors.get(core.node_id, 0), core.snapshot.index)
         state = core._state
-        if core.vote and state.durability.state_is_durable(core.term, core.vote):
-            self.votes.setdefault((core.term, core.vote), set()).add(core.node_id)
+        if state.durability.state_is_durable(core.term, core.vote):
+            self.terms[core.node_id] = core.term
+            if core.vote:
+                self.votes.setdefault((core.term, core.vote), set()).add(core.node_id)
+                known = self.voted.setdefault((core.node_id, core.term), core.vote)
+                if known != core.vote:
+                    raise violated("vote", f"{core.node_id} votes for {known} and {core.vote} in term {core.term}")
+        return bool(gone)
+
+    def _kept(self) -> None:
+        """An acknowledged write is in every later quorum's log: those that lack the last one are no quorum."""
+        index, configuration = self.ledger.acknowledged, self.settled.configuration
+        term = self.witness.committed.get(index)
+        lacking = [
+            id
+            for id in participants(configuration)
+            if self.durable.get(id, {}).get(index) != term and self.floors.get(id, 0) < index
+        ]
+        if index and has_majorities(configuration, lacking):
+            raise violated("lost", f"{term}.{index} was acknowledged, and {lacking} can decide without it")
 
     def _elected(self, core: Core) -> None:
         placed = core.placed.configuration

@@ -111,6 +111,7 @@ class Loop(asyncio.AbstractEventLoop):
         self.kept: list[asyncio.Handle] = []  # what came due during a pause
         self.slowness = 1.0  # of work in threads
         self.on_error: Callable[[dict[str, Any]], None] = self._unexpected
+        self.handover: Callable[[str], None] = lambda _: None  # told of moments between the loop and its threads
         self.finished: dict[int, Any] = {}  # results of threads that nobody has taken yet
         self._base = 1000.0 - world.now * rate
         self._offset = 0.0
@@ -198,14 +199,21 @@ class Loop(asyncio.AbstractEventLoop):
         def work() -> None:
             if future.cancelled():
                 return
+            self.handover("a thread begins")
             try:
                 result = func(*args)
             except Exception as error:
-                future.set_exception(error)
+                self.handover("a thread has failed")
+                if not self.dead:
+                    future.set_exception(error)
+            except BaseException:  # the machine has stopped
+                self.handover("a thread stands still")
             else:
                 self.finished[id(future)] = result
-                future.add_done_callback(lambda _: self.call_soon(self.finished.pop, id(future), None))
-                future.set_result(result)
+                self.handover("a thread is done")
+                if not self.dead:
+                    future.add_done_callback(lambda _: self.call_soon(self.finished.pop, id(future), None))
+                    future.set_result(result)
 
         self.after(seconds, work)
         return future

@@ -11,6 +11,7 @@ import pytest
 from tests.simulation import blackbox, clients, coverage, runs, story
 from tests.simulation.clients import Operation
 from tests.simulation.ledger import Fate, Item
+from tests.simulation.oracles import participants
 from tests.simulation.process import Process
 from tests.simulation.scheduler import Loop, Violated, World
 from tests.simulation.story import Story
@@ -70,6 +71,42 @@ def test_a_leader_without_votes(quiet: Story) -> None:
     quiet.oracles.votes.clear()
     with found_by("election quorum"):
         quiet.oracles._elected(core)
+
+
+def test_a_vote_for_two_in_one_term(quiet: Story) -> None:
+    _, core = leader_of(quiet)
+    quiet.oracles.voted[core.node_id, core.term] = "m8-1"
+    with found_by("vote"):
+        quiet.oracles._remember_disk(core)
+
+
+def test_a_restart_in_a_term_that_is_over(quiet: Story) -> None:
+    process, core = leader_of(quiet)
+    quiet.oracles.terms[core.node_id] = core.term + 1
+    del quiet.oracles._seen[process.name]
+    with found_by("vote"):
+        quiet.oracles._core(process.name, core)
+
+
+def test_an_acknowledged_write_that_a_quorum_lacks(quiet: Story) -> None:
+    oracles, ids = quiet.oracles, list(participants(quiet.oracles.settled.configuration))
+    last = oracles.ledger.acknowledged
+    assert last, "a write was acknowledged"
+    oracles.floors.clear()
+    del oracles.durable[ids[0]][last]
+    oracles._kept()  # a minority may
+    for id in ids[1:]:
+        oracles.durable[id].pop(last, None)
+    with found_by("lost"):
+        oracles._kept()
+
+
+def test_a_restart_with_less_on_the_disk_is_looked_at(quiet: Story) -> None:
+    process, core = leader_of(quiet)
+    oracles = quiet.oracles
+    assert not oracles._remember_disk(core)
+    oracles.durable[core.node_id][core.last_index + 1] = core.term
+    assert oracles._remember_disk(core)
 
 
 def test_a_leader_that_nobody_answers(quiet: Story) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.simulation import soak
+from tests.simulation import __main__, soak
 from tests.simulation.coverage import CRASHES, FLOORS, POINTS
 from tests.simulation.runs import Shrunk, Told, run, run_all, shrink
 from tests.simulation.soak import KEPT
@@ -69,6 +69,18 @@ def test_a_soak_keeps_what_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert json.loads(soak.KEPT.read_text()) == [
         {"seed": 3, "events": 600, "without": ["kill"], "what": "Violated: [read] planted"}
     ]
+
+
+def test_a_script_is_played_again_by_its_first_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bad = run(3, 600)._replace(failure="Violated: [read] planted")
+    monkeypatch.setattr(__main__, "shrink", lambda told, events, without: Shrunk(told, 600, ()))
+    __main__.tell_failure(bad, 20_000, [], tmp_path)
+    command, *lines = (tmp_path / "seed-3.txt").read_text().splitlines()
+    assert command.startswith("# python -m tests.simulation ")
+    program = [sys.executable, *command.removeprefix("# python ").split(), "--trace"]
+    told = subprocess.run(program, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    assert len(lines) > 50
+    assert told[: len(lines)] == lines
 
 
 def test_a_seed_is_a_run() -> None:
