@@ -4,6 +4,7 @@ each operation. The oracle is one sentence: never silently shorter than what a w
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,14 @@ from tests.simdisk import Crash, SimulatedFiles, crash_at, healthy
 from tests.wal_model import DIRECTORY, entries, frame, meta, open_wal, state_after, state_of
 
 from oarlock.storage import inspect, recovery
+from oarlock.storage import wal as storage_wal
 from oarlock.storage.errors import Corrupt, NewerFormat
 from oarlock.storage.files import FileSystem
 from oarlock.storage.frame import HEADER_BYTES, Frame, Header
 from oarlock.storage.segment import SEGMENT_HEADER_BYTES
 from oarlock.storage.wal import Wal
 
-SEGMENT = 4096
+SEGMENT = 2048  # bytes: holds every append, and is small enough for all of its bits to be turned
 FRAMES = (
     frame(1, vote="a"),
     frame(1, entries(1, 3, 1, b"client bytes"), vote="a"),
@@ -55,12 +57,11 @@ def segments(disk: SimulatedFiles) -> list[Path]:
 
 
 def flips(disk: SimulatedFiles) -> Iterator[tuple[Path, int, int]]:
+    """Every bit of every file, also of the zeros that nothing was written to yet."""
     for path in segments(disk):
-        used = len(disk.contents(path).rstrip(b"\0")) + 70
         for offset in range(len(disk.contents(path))):
-            if offset < used or offset % 61 == 0:  # of the zeros that nothing was written to, some
-                for bit in range(8):
-                    yield path, offset, bit
+            for bit in range(8):
+                yield path, offset, bit
 
 
 def outcome_of_every_flip(disk: SimulatedFiles, shortest: int) -> dict[str, int]:
@@ -93,6 +94,44 @@ def test_every_flipped_bit_before_the_last_group_is_vouched_for() -> None:
     """Rule 3: the last group commit alone has no successor yet, and is protected by replication."""
     seen = outcome_of_every_flip(small_log(settled=False), len(FRAMES) - 1)
     assert seen["cut"] > 1000
+
+
+def starts_refused(disk: SimulatedFiles) -> int:
+    """How many of a sample of flips (one in 13: every bit of a byte comes up) a start refused, with the disk as it was.
+
+    Judged by the call that a starting member makes, on a copy.
+    """
+    refused = 0
+    for path, offset, bit in itertools.islice(flips(disk), 0, None, 13):
+        damaged = copy.deepcopy(disk)
+        damaged.flip(path, offset, bit)
+        try:
+            recover(damaged)
+        except (Corrupt, NewerFormat) as judged:
+            before = {name: damaged.contents(name) for name in segments(damaged)}
+            with pytest.raises(type(judged)):
+                open_wal(damaged, SEGMENT)
+            after = {name: damaged.contents(name) for name in segments(damaged)}
+            assert after == before, f"{path.name} byte {offset} bit {bit}: a refused start changed the disk"
+            refused += 1
+    return refused
+
+
+def test_a_start_refuses_what_is_corrupt_and_touches_nothing() -> None:
+    """Rule 2: what is there is kept for whoever looks into it, and for the next start."""
+    assert starts_refused(small_log(settled=True)) > 500
+
+
+def test_the_sample_notices_a_start_that_writes_before_it_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = small_log(settled=True)
+
+    def cut_the_end(directory: Path, files: SimulatedFiles) -> None:
+        last = directory / files.listdir(directory)[-1]
+        files.cut(last, len(files.contents(last)) - 1)
+
+    monkeypatch.setattr(storage_wal, "remove_unfinished", cut_the_end)
+    with pytest.raises(AssertionError, match="changed the disk"):
+        starts_refused(disk)
 
 
 def test_the_flips_notice_a_recovery_that_cuts_what_is_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
