@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import socket
 import subprocess
@@ -46,6 +47,21 @@ def test_too_few_operations() -> None:
     with pytest.raises(AssertionError, match="199 operations"):
         oracles.enough([read("k", 0, 1, 1)] * 199)
     oracles.enough([read("k", 0, 1, 1)] * 200)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "counts"),
+    [
+        (Outcome.ACKNOWLEDGED, True),
+        (Outcome.PRECONDITION, True),
+        (Outcome.REFUSED, False),
+        (Outcome.UNKNOWN, False),
+    ],
+)
+def test_only_what_was_answered_for_certain_counts(outcome: Outcome, counts: bool) -> None:
+    history = [*[read("k", 0, 1, 1)] * 199, Write(0, "k", 1, ABSENT, 0, 1, outcome)]
+    with contextlib.nullcontext() if counts else pytest.raises(AssertionError, match="199 operations"):
+        oracles.enough(history)
 
 
 def test_unequal_states() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import pathlib
+import re
+import time
 from collections import Counter
 
 import httpx
@@ -21,6 +23,9 @@ ATTACKERS = 120  # with a value each: more than the bound
 PAUSED_SECONDS = 2.0
 READING_BYTES = 64 * MIB  # of requests that are not whole yet
 ELECTION_MS = 8000  # so that a leader without its followers leads on for longer than that
+MOST_CONNECTIONS = 200
+FLOOD_SECONDS = 3.0
+SMALL_WRITE = b"PUT /v1/kv/small/%d HTTP/1.1\r\nHost: x\r\nContent-Length: 64\r\n\r\n" + b"x" * 64
 
 
 def resident_bytes(member: MemberProcess) -> int:
@@ -74,6 +79,51 @@ async def test_a_flood_of_writes_ends_in_429_and_the_leader_leads_on(tmp_path: p
         for key, answer in answers.items():
             found = await made.http.get(f"{url}/v1/kv/{key}")
             assert found.status_code in {201: (200,), 504: (200, 404)}.get(answer.status_code, (404,)), key
+        assert made.complaints() == []
+
+
+async def small_writes(url: httpx.URL, number: int, end: float) -> Counter[int]:
+    """One client's statuses, write after write until `end`; 0: the connection broke. Refused, it comes again."""
+    codes: Counter[int] = Counter()
+    while time.monotonic() < end:
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        try:
+            while time.monotonic() < end:
+                writer.write(SMALL_WRITE % number)
+                head = await reader.readuntil(b"\r\n\r\n")
+                code = int(head.split(b" ", 2)[1])
+                codes[code] += 1
+                if code == 503:
+                    break
+                length = re.search(rb"content-length: (\d+)", head)
+                assert length is not None, head
+                await reader.readexactly(int(length[1]))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            codes[0] += 1
+        finally:
+            writer.close()
+        await asyncio.sleep(0.05)
+    return codes
+
+
+async def test_a_flood_of_small_writes_costs_no_election(tmp_path: pathlib.Path) -> None:
+    """At the default time-outs. Small writes meet the bound on connections long before that on bytes in flight."""
+    async with cluster(tmp_path, "a", "b", "c", options=["--max-connections", str(MOST_CONNECTIONS)]) as made:
+        leader = await made.leader()
+        before = await made.status(leader)
+        url, end = httpx.URL(made.members[leader].client_url), time.monotonic() + FLOOD_SECONDS
+        attackers = [small_writes(url, number, end) for number in range(2 * MOST_CONNECTIONS)]
+        codes = sum(await asyncio.gather(*attackers), Counter[int]())
+        assert set(codes) <= {0, 200, 201, 503}, codes
+        assert codes[200] + codes[201] > 1000, codes
+        metrics = (await made.http.get(f"{made.members[leader].ops_url}/metrics")).text
+        refused = 'oarlock_http_connections_rejected_total{port="client",reason="too_many_connections"} '
+        assert next(float(line.removeprefix(refused)) for line in metrics.splitlines() if line.startswith(refused)) > 0
+        for name in made.members:
+            now = await made.status(name)
+            assert (now["term"], now["leader"]) == (before["term"], before["node_id"]), name
+        listed = await made.http.get(f"{url}/v1/kv?prefix=small/&count_only=true")
+        assert listed.json()["count"] >= codes[201], "nothing acknowledged is lost"
         assert made.complaints() == []
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.integration.members import Cluster, cluster
+from tests.property.test_parsers import bends, bent
 
 GARBAGE = bytes(range(256)) * 16
 HEADERS_TOO_LARGE = b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * (1 << 20) + b"\r\n\r\n"
@@ -67,6 +71,66 @@ async def test_what_is_no_http_is_answered_and_counted_on_every_port(running: Cl
             await exchange(url, TWO_LENGTHS[:part], close=True)
         after = await counted(running, member.name, "oarlock_http_connections_rejected_total")
         assert after >= before + 3, url
+
+
+HEAD = b"HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+SIZED = HEAD + b"Content-Length: SIZE\r\n"
+ADMIN = SIZED + b"Authorization: Bearer TOKEN\r\nContent-Type: application/json\r\n\r\n"
+REQUESTS = {  # of each port: head and body, of which none that is sound changes what the tests beside this one look at
+    "client": (
+        (b"PUT /v1/kv/bent/1?redirect=true " + SIZED + b'If-Match: "3"\r\n\r\n', b"value"),
+        (b"PUT /v1/kv/bent/2 " + HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"5\r\nvalue\r\n0\r\n\r\n"),
+        (b"GET /v1/kv?prefix=bent/&limit=5 " + HEAD + b"Accept: application/json\r\n\r\n", b""),
+    ),
+    "peer": (
+        (b"POST /admin/bootstrap " + ADMIN, b'{"request_id": "r", "cluster_id": "c"}'),
+        (b"POST /admin/transfer " + ADMIN, b'{"target": "d-00000000000000ff"}'),
+    ),
+}
+PATIENCE_SECONDS = 0.1  # for the answer: of half a request the member awaits the rest
+
+
+async def answered(url: str, data: bytes) -> bytes:
+    """What the member says until it closes, or has said nothing more for a while."""
+    at = urlsplit(url)
+    reader, writer = await asyncio.open_connection(at.hostname, at.port)
+    answer = b""
+    try:
+        writer.write(data)
+        while chunk := await asyncio.wait_for(reader.read(65536), PATIENCE_SECONDS):
+            answer += chunk
+    except (TimeoutError, ConnectionError):
+        pass
+    finally:
+        writer.close()
+    return answer
+
+
+@pytest.mark.parametrize("port", REQUESTS)
+async def test_bent_requests_are_counted_and_the_member_answers_on(running: Cluster, port: str) -> None:
+    """Rule 33. What is told to be malformed is counted by that reason; more may be, behind an answer under way."""
+    member = running.members[await running.leader()]
+    url = {"client": member.client_url, "peer": member.peer_url}[port]
+    counter = rf'oarlock_http_connections_rejected_total\{{port="{port}",reason="malformed"\}}'
+    loop, told = asyncio.get_running_loop(), Counter[bytes]()
+    before = await counted(running, member.name, counter)
+
+    @settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(request=st.sampled_from(REQUESTS[port]), whole=st.booleans(), how=bends)
+    def send(request: tuple[bytes, bytes], whole: bool, how: list[tuple[str, int, int]]) -> None:
+        head, body = request
+        body = body if whole else bent(body, how)
+        data = head.replace(b"SIZE", b"%d" % len(body)).replace(b"TOKEN", running.token.encode()) + body
+        answer = asyncio.run_coroutine_threadsafe(answered(url, bent(data, how) if whole else data), loop)
+        told.update(re.findall(rb'HTTP/1.1 |"malformed_request"', answer.result(10)))
+        kept = asyncio.run_coroutine_threadsafe(running.http.get(f"{member.client_url}/v1/kv/kept/1"), loop)
+        assert kept.result(10).content == b"1"
+
+    await asyncio.to_thread(send)
+    malformed = told[b'"malformed_request"']
+    assert malformed > 20, told
+    assert told[b"HTTP/1.1 "] > malformed + 20, f"little got past the parser: {told}"
+    assert await counted(running, member.name, counter) >= before + malformed
 
 
 @pytest.mark.parametrize(

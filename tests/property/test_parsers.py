@@ -5,6 +5,7 @@ Bytes are made of valid ones, bent: bits flipped, cut, doubled, joined. Pure noi
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from oarlock.api import parsing
 from oarlock.api.limits import Limits
@@ -41,6 +43,14 @@ from oarlock.storage.frame import (
 from oarlock.storage.identity import Identity, decode_identity, encode_identity
 from oarlock.storage.segment import decode_segment_header, encode_segment_header
 from oarlock.storage.snapshots import decode_meta, encode_meta
+from oarlock.wire.admin import (
+    BootstrapRequest,
+    ConfigurationRequest,
+    MemberModel,
+    NotesRequest,
+    ResetRequest,
+    TransferRequest,
+)
 
 MEMBER = Member("a-00000000000000ff", "http://a:2380", "http://a:2379")
 PLACED = PlacedConfiguration(3, 1, Configuration((MEMBER,)))
@@ -80,6 +90,24 @@ def read_headers(data: bytes) -> None:
     parsing.parse_etag(data, "If-Match")
 
 
+VOTER = MemberModel(id=MEMBER.id, peer_url=MEMBER.peer_url, client_url=MEMBER.client_url)
+REQUESTS: dict[str, BaseModel] = {
+    "bootstrap": BootstrapRequest(request_id="r", cluster_id="ns/name", min_voters=3),
+    "change": ConfigurationRequest(voters=[VOTER], learners=[VOTER], if_config="7.2"),
+    "transfer": TransferRequest(target=MEMBER.id),
+    "reset": ResetRequest(request_id="r", node_id=MEMBER.id),
+    "notes": NotesRequest(pod_uid="p", volume_uid="v"),
+}
+
+
+def read_request(model: type[BaseModel]) -> Callable[[bytes], object]:
+    """As the admin application does, which answers 400 to all of what `REFUSED` names."""
+    return lambda data: model.model_validate(json.loads(data))
+
+
+REFUSED = (ValueError, RecursionError)  # no JSON, or not of the model; nested too deeply
+
+
 PARSERS: dict[str, tuple[bytes, Callable[[bytes], object], tuple[type[Exception], ...]]] = {
     "frames": (encode_frame(b"x" * 50) + encode_frame(b"y"), lambda data: FrameReader().feed(data), (FrameError,)),
     "append": (encode_message(Append("a", "b", 2, 7, 2, 7, (ENTRY,))), decode_message, (Undecodable,)),
@@ -96,6 +124,10 @@ PARSERS: dict[str, tuple[bytes, Callable[[bytes], object], tuple[type[Exception]
     "operation": (encode_delete(b"key", 3), decode_operation, (msgspec.DecodeError,)),
     "query": (b"limit=10&prefix=%61", read_query, (ApiError,)),
     "headers": (b'"123"', read_headers, (ApiError,)),
+    **{
+        f"admin {name}": (request.model_dump_json().encode(), read_request(type(request)), REFUSED)
+        for name, request in REQUESTS.items()
+    },
 }
 
 bends = st.lists(

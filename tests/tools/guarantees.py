@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Does every row of docs/guarantees.md name tests, and are they in a tier of `make test`? Standard library only."""
+"""Does every row of docs/guarantees.md name tests that are in a tier of `make test`, and does that run one of them?
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _TEST = re.compile(r"`(tests/[^`]+::[^`]+)`")
 
 def judge(page: str, tiers: list[str]) -> tuple[list[str], int]:
     """(faults, promises), from the page's text."""
-    from tests.tools.promises import exists, in_a_tier
+    from tests.tools.promises import exists, in_a_tier, is_long
 
     faults, promises = [], 0
     for line in page.splitlines():
@@ -24,10 +27,13 @@ def judge(page: str, tiers: list[str]) -> tuple[list[str], int]:
             continue
         promises += 1
         tests = _TEST.findall(line)
+        there = [test for test in tests if exists(test)]
         if not tests:
             faults.append(f"no test: {line[:80]}")
-        faults += [f"there is no {test}" for test in tests if not exists(test)]
-        faults += [f"{test} is in no tier" for test in tests if exists(test) and not in_a_tier(test, tiers)]
+        elif there and all(map(is_long, there)):
+            faults.append(f"long tests only: {line[:80]}")
+        faults += [f"there is no {test}" for test in tests if test not in there]
+        faults += [f"{test} is in no tier" for test in there if not in_a_tier(test, tiers)]
     return faults, promises
 
 

@@ -42,6 +42,15 @@ def in_a_tier(test: str, paths: Iterable[str]) -> bool:
     return below and fnmatch.fnmatch(path.name, "test_*.py")
 
 
+def is_long(test: str) -> bool:
+    """Is all of it marked `long`, so that `make test` leaves it out? A mark on one parameter is none on the rest."""
+    path, _, name = test.partition("::")
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name.partition("[")[0]:
+            return any(ast.unparse(mark) == "pytest.mark.long" for mark in node.decorator_list)
+    return False
+
+
 def passed(directory: pathlib.Path) -> set[str]:
     """Every test that some part's evidence says has passed."""
     told: set[str] = set()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from tests.tools import guarantees
-from tests.tools.promises import exists, judge
+from tests.tools.promises import exists, is_long, judge
 
 HERE = "tests/unit/test_promises.py::test_a_promise_is_kept_or_told"
 LONG = "tests/e2e/scenarios/scaling.py::test_volumes_that_stay[plain]"
+MARKED = "tests/chaos/test_partitions.py::test_ring_of_majorities"
 
 
 @pytest.mark.parametrize(
@@ -44,9 +45,18 @@ def test_a_guarantee_without_a_test_that_exists_is_a_fault() -> None:
             "| unkept | |",
             "| gone | `tests/unit/test_promises.py::test_no_such_thing` |",
             "| elsewhere | `tests/e2e/scenarios/helm.py::test_a_cluster_is_installed_and_tested` |",
+            f"| seldom | `{MARKED}` |",
+            f"| also seldom | `{MARKED}`, `{HERE}` |",
         ]
     )
-    faults, promises = guarantees.judge(page, ["tests/unit"])
-    assert promises == 4
-    assert [fault.split()[0] for fault in faults[:2]] == ["no", "there"]
-    assert faults[2].endswith("is in no tier")
+    faults, promises = guarantees.judge(page, ["tests/unit", "tests/chaos"])
+    assert promises == 6
+    begin = ("no test: | unkept", "there is no tests/unit", "tests/e2e/scenarios", "long tests only: | seldom")
+    assert len(faults) == len(begin), faults
+    assert all(fault.startswith(words) for fault, words in zip(faults, begin, strict=True)), faults
+
+
+def test_a_mark_on_one_parameter_leaves_the_others() -> None:
+    assert is_long(MARKED)
+    assert not is_long("tests/chaos/test_disks.py::test_failed_sync_ends_the_member")
+    assert not is_long(HERE)
