@@ -65,7 +65,7 @@ def linearizable(
     `step` is pure; states are hashable and immutable. UNKNOWN after `most_steps` steps, or once `enough` says True.
     """
     line = _Line(operations)
-    first = _first_of_equals(operations)
+    behind = _behind_equals(operations)
     state, done = initial, 0
     remembered: set[tuple[int, State]] = {(done, state)}
     taken: list[tuple[int, State]] = []  # calls that were given their place, each with the state before it
@@ -77,7 +77,7 @@ def linearizable(
             if steps >= most_steps or len(remembered) > MOST_REMEMBERED or (steps % _ASK_EVERY == 0 and enough()):
                 return Answer.UNKNOWN
             steps += 1
-            waits = first[number] & ~done  # for an equal one
+            waits = behind[number] & ~done  # for an equal one
             after = ILLEGAL if waits else step(state, operations[number].what)
             if after is not ILLEGAL and (now := (done | 1 << number, after)) not in remembered:
                 remembered.add(now)
@@ -100,12 +100,12 @@ def linearizable(
     return Answer.YES
 
 
-def _first_of_equals(operations: Sequence[Operation[What]]) -> list[int]:
-    """For each operation the bit of the one that has to be placed before it, or 0.
+def _behind_equals(operations: Sequence[Operation[What]]) -> list[int]:
+    """For each operation the bit of the equal one that has to be placed before it, or 0.
 
     Of lost ones that ask the same it never matters which happened: whoever wants a later one may have the earliest,
-    which may stand wherever a later one may. So they are placed in the order of their beginnings, and n of them cost n
-    + 1 choices instead of 2^n.
+    which may stand wherever a later one may. So they are placed in the order of their beginnings, and n of them leave
+    n + 1 choices instead of 2^n.
     """
     last: dict[Hashable, int] = {}
     bits = [0] * len(operations)

@@ -115,6 +115,17 @@ async def refusal(work: object) -> Refused:
     return caught.value
 
 
+async def test_no_two_processes_of_a_member_number_their_forwards_alike(tmp_path: Path) -> None:
+    """A late answer to the process before must find nobody who waits for it (rule 8)."""
+    first = set()
+    for _ in range(2):
+        async with running(tmp_path) as node:
+            await until(node, "Idle")
+            assert node.engine is not None
+            first.add(node.engine.member._forwards._next)
+    assert len(first) == 2
+
+
 @pytest.mark.parametrize("clean", [True, False])
 async def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path, clean: bool) -> None:
     node = await Node.start(settings(tmp_path), CounterMachine(), never)

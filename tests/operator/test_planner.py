@@ -20,7 +20,7 @@ from tests.operator.worlds import (
 )
 
 from oarlock.wire.admin import State
-from oarlock_operator import names
+from oarlock_operator import events, names
 from oarlock_operator.actions import (
     Bootstrap,
     Configure,
@@ -34,6 +34,7 @@ from oarlock_operator.actions import (
 )
 from oarlock_operator.diagnose import Verdict, diagnose
 from oarlock_operator.ensure import Apply, DeleteChild, ensure
+from oarlock_operator.operation import latched
 from oarlock_operator.plan import IDLE, plan
 from oarlock_operator.world import World, quorum
 
@@ -192,6 +193,13 @@ def test_missing_members_are_added_together_as_learners_to_promote() -> None:
 
 def test_one_pod_of_two_is_not_enough_for_an_even_size() -> None:
     assert reason(decide(world(spec=5, idle=[3], config=configuration(range(3))))) == "WaitingForPods"
+
+
+def test_an_event_about_what_waits_ends_with_one_full_stop() -> None:
+    """What a decision says is a sentence where it waits, and a phrase where it acts."""
+    found = world(spec=5, idle=[3], config=configuration(range(3)))
+    (told,) = events.of(latched(found, diagnose(found), decide(found)))
+    assert told.message.endswith(" before adding them.")
 
 
 def test_a_missing_place_is_filled_though_others_are_not_there_yet() -> None:

@@ -79,7 +79,7 @@ class Admin:
         for process in self.processes:
             node = process.node
             if process.up and node is not None and self._is_lost(node):
-                if node.broken is not None and node.broken.state == "Outdated" and not node.removed:
+                if node.status().state == "Outdated":
                     continue  # it waits for a newer version, not for another disk
                 self._do(process, "reset", self._reset(process))
                 return
