@@ -145,6 +145,15 @@ def http() -> list[Panel]:
             Query(m("oarlock_commands_in_flight_bytes"), "{{pod}} undecided"),
             Query(m("oarlock_http_reading_bytes"), "{{pod}} being read"),
         ),
+        graph(
+            "Reads and keys held",
+            "Linearizable reads that wait for an answer, and idempotency keys that are remembered (five minutes each). "
+            "Normal: reads near none, as many keys as writes bring. Beyond 65,536 reads, and beyond 1,048,576 keys for "
+            "new ones, the member answers 429.",
+            "none",
+            Query(m("oarlock_reads_waiting"), "{{pod}} reads"),
+            Query(m("oarlock_idempotency_records"), "{{pod}} keys"),
+        ),
     ]
 
 

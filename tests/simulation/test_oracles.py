@@ -102,7 +102,7 @@ def test_an_acknowledged_write_that_a_quorum_lacks(quiet: Story) -> None:
 
 
 def test_a_restart_with_less_on_the_disk_is_looked_at(quiet: Story) -> None:
-    process, core = leader_of(quiet)
+    _, core = leader_of(quiet)
     oracles = quiet.oracles
     assert not oracles._remember_disk(core)
     oracles.durable[core.node_id][core.last_index + 1] = core.term

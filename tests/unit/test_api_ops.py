@@ -25,6 +25,8 @@ NAMES = {
     "oarlock_raft_leader_contact_age_seconds": "gauge",
     "oarlock_raft_commit_latency_seconds": "histogram",
     "oarlock_wal_fsync_seconds": "histogram",
+    "oarlock_reads_waiting": "gauge",
+    "oarlock_idempotency_records": "gauge",
     "oarlock_snapshot_count_total": "counter",
     "oarlock_snapshot_seconds": "histogram",
     "oarlock_snapshot_bytes": "gauge",
@@ -84,6 +86,22 @@ async def test_metrics_move_when_what_they_count_does(tmp_path: Path) -> None:
         assert sum(v for k, v in after.items() if k.startswith("oarlock_raft_role{")) == 1
         assert after["oarlock_raft_elections_won_total"] >= 1
         assert after["oarlock_raft_election_duration_seconds_count"] >= 1
+
+
+async def test_what_a_client_can_make_grow_is_seen(tmp_path: Path) -> None:
+    """Rule 33: a metric of each bound, from nothing on. Scraped in the middle of a read and of a second key."""
+    async with running_member(tmp_path / "data") as member:
+        _, values = await scrape(member)
+        assert (values["oarlock_idempotency_records"], values["oarlock_reads_waiting"]) == (0, 0)
+        for key in ("one", "two", "one"):
+            await member.client.put("/v1/kv/a", content=b"", headers={"Idempotency-Key": f"{key}-0123456789"})
+        read = member.node.read()
+        assert member.node.engine is not None
+        assert member.node.engine.member.waiting_reads == 1
+        _, values = await scrape(member)
+        assert values["oarlock_idempotency_records"] == 2
+        await read
+        assert member.node.engine.member.waiting_reads == 0
 
 
 async def test_scraping_an_idle_member_works(tmp_path: Path) -> None:

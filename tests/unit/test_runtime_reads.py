@@ -190,9 +190,11 @@ def test_waiting_reads_are_bounded() -> None:
     with pytest.raises(Refused) as refusal:
         cluster.read(leader, b"too many")
     assert (refusal.value.code, refusal.value.status) == ("overloaded", 429)
+    assert cluster[leader].waiting_reads == 10
     cluster.heal()
     cluster.run(5.0)
     assert len(cluster.readable) + len(cluster.refusals) == 10
+    assert cluster[leader].waiting_reads == 0
     cluster.read(leader, b"room again")
 
 

@@ -122,6 +122,10 @@ def _raft(node: Node, status: MemberStatus) -> Iterator[Metric]:
     yield _gauge("oarlock_commands_in_flight_bytes", "Of commands that are not decided yet, with overhead", waiting)
     yield _counter("oarlock_commands_refused", "Commands refused, not applied", counters.commands_refused)
     yield _counter("oarlock_reads", "Linearizable reads asked of this member", counters.reads)
+    waiting = node.engine.member.waiting_reads if node.engine is not None else 0
+    yield _gauge("oarlock_reads_waiting", "Linearizable reads that are not answered yet", waiting)
+    records = node.engine.environment.idempotency_records if node.engine is not None else 0
+    yield _gauge("oarlock_idempotency_records", "Idempotency keys that are remembered", records)
     yield _histogram("oarlock_apply_seconds", "One batch applied", counters.apply_seconds)
 
 

@@ -85,6 +85,10 @@ class Member:
         """Joins the next read round (rule 9): the waiter is readable when this member may answer it."""
         self._reads.add(waiter, now)
 
+    @property
+    def waiting_reads(self) -> int:
+        return len(self._reads)
+
     def receive(self, message: PeerMessage, now: float) -> None:
         if isinstance(message, Forward):
             self._serve_forward(message, now)

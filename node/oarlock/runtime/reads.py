@@ -32,8 +32,8 @@ class Reads:
         self._next_context = first_context
         self._count = 0
 
-    def __bool__(self) -> bool:
-        return self._count > 0
+    def __len__(self) -> int:
+        return self._count
 
     @property
     def askable(self) -> bool:
