@@ -93,15 +93,7 @@ class Admin:
         if self._alarmed_at is not None:
             return  # whoever is right may be the one that would go
         if rng.random() < self.restless:
-            acts = (
-                self._scale,
-                self._transfer,
-                self._snapshot,
-                self._stale_change,
-                self._vote,
-                self._demote,
-                self._move,
-            )
+            acts = (self._scale, self._transfer, self._snapshot, self._stale_change, self._demote, self._move)
             rng.choice(acts)(leader)
 
     def _look_into_alarm(self, leader: Process) -> None:
@@ -142,23 +134,27 @@ class Admin:
         now = core.placed.configuration
         if now.outgoing:
             return False
-        known = {m.id: m for m in (*now.voters, *now.learners)}
         current = {p.name: m for p in self.processes if (m := self.member(p, promote=True)) is not None}
         voters, learners = [], []
         for one in (*now.voters, *now.learners):
             name = one.id.rpartition("-")[0]
             lost = one.id in self.given_up or (name in current and current[name].id != one.id)
-            if name in self.wanted and not lost:
-                (voters if one in now.voters else learners).append(
-                    one if one in now.voters else replace(one, promote=True)
-                )
+            if name not in self.wanted or lost:
+                continue
+            if one in now.voters:
+                voters.append(one)
+            elif one.promote or self.world.rng.random() < 0.5:
+                learners.append(replace(one, promote=True))
+            else:  # one that was demoted is named among the voters, which is refused unless it has caught up
+                voters.append(one)
         here = {m.id.rpartition("-")[0] for m in (*voters, *learners)}
         for name in sorted(self.wanted - here):
             if name in current and current[name].id not in {*now.tombstones, *self.given_up}:
                 learners.append(current[name])
         if not voters:  # none that is wanted votes yet: those that do go on until one does
             voters = [m for m in now.voters if current.get(m.id.rpartition("-")[0], m).id == m.id]
-        if not voters or {m.id: m for m in (*voters, *learners)} == known:
+        as_it_is = set(voters) == set(now.voters) and set(learners) == set(now.learners)
+        if not voters or as_it_is:
             return False
         answering = {m.id for m in current.values()}
         if 2 * sum(m.id in answering for m in voters) <= len(voters):
@@ -167,8 +163,11 @@ class Admin:
         return True
 
     async def _change(self, node: Node, voters: list[Member], learners: list[Member], token: str) -> None:
+        now = self.configuration()
         await node.change_configuration(voters, learners, token, 5.0)
         self.world.reach("admin: a change of members was committed")
+        if now is not None and any(one in now.learners for one in voters):
+            self.world.reach("admin: a learner was given a vote")
 
     async def _reset(self, process: Process) -> None:
         node = process.node
@@ -211,14 +210,6 @@ class Admin:
     async def _take(self, node: Node) -> None:
         await node.take_snapshot()
         self.world.reach("admin: a snapshot was taken")
-
-    def _vote(self, leader: Process) -> None:
-        """A learner is named among the voters, which is refused unless it has caught up."""
-
-        def wanted(voters: list[Member], learners: list[Member]) -> None:
-            voters.append(learners.pop())
-
-        self._rearrange(leader, "a learner was given a vote", wanted)
 
     def _demote(self, leader: Process) -> None:
         def wanted(voters: list[Member], learners: list[Member]) -> None:

@@ -7,12 +7,14 @@ never tested; the sources of points only look.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import structlog
-from tests.simulation.scheduler import Loop, World
+from tests.simulation.scheduler import Loop, Violated, World
 
+from oarlock.machine.errors import OutOfSpace
 from oarlock.peers.messages import Forward, ForwardReply, PeerMessage
 from oarlock.raft.core import Core
 from oarlock.raft.messages import (
@@ -26,6 +28,7 @@ from oarlock.raft.messages import (
 )
 from oarlock.raft.types import PlacedConfiguration
 from oarlock.runtime.node import Node
+from oarlock.storage.errors import StorageError
 
 POINTS = (
     *("raft: became pre_candidate", "raft: became candidate", "raft: became leader", "raft: became follower"),
@@ -55,7 +58,7 @@ POINTS = (
     *("admin: a member was moved", "raft: a configuration was committed", "raft: a persist token of an old term"),
     *("crash: in a write of the log", "peers: an interrupted snapshot was resumed"),
     *("fault: killed as a write begins", "fault: killed as a write is done", "fault: killed in a thread"),
-    *("fault: killed as a thread is done",),
+    *("fault: killed as a thread is done", "fault: a snapshot broken off"),
     *("fault: kill -9", "fault: the leader killed", "fault: several killed at once", "fault: power loss"),
     *("fault: power loss of all at once", "fault: clean stop", "fault: SIGSTOP", "fault: partition"),
     *("fault: one-way cut", "fault: the leader isolated", "fault: a leader deposed", "fault: connections broken"),
@@ -99,6 +102,9 @@ class LogTap:
         self.world.note(name, f"{what} {told}{why}")
         state = f", {event['state']}" if isinstance(event.get("state"), str) else ""
         self.world.reach(f"log: {what}{state}")
+        failure = sys.exc_info()[1] if event.get("exc_info") is True else event.get("exc_info")
+        if what == "the member failed" and not isinstance(failure, (OSError, StorageError, OutOfSpace)):
+            self.world.found = Violated(f"[uncaught] {name}: the member failed: {failure!r}")
         if event.get("cut_bytes"):
             self.world.reach("storage: a torn tail was cut")
         raise structlog.DropEvent

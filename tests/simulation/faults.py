@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from tests.simdisk import crash_at, failing, healthy
 from tests.simulation.admin import Admin
 from tests.simulation.disk import Disk
-from tests.simulation.network import Network
+from tests.simulation.network import Connection, Network
 from tests.simulation.process import Process
 from tests.simulation.scheduler import Loop, World
 
@@ -45,7 +45,7 @@ class Faults:
             ),
             *(self.pause, self.partition, self.one_way_cut, self.isolate_leader, self.depose, self.depose),
             *(self.freeze_leader, self.freeze_leader),
-            *(self.break_connections, self.noisy, self.slow_network, self.slow_disk, self.hung_disk),
+            *(self.break_connections, self.break_fetch, self.noisy, self.slow_network, self.slow_disk, self.hung_disk),
             *(self.failing_disk, self.full_disk, self.wipe, self.old_disk, self.flip_log, self.flip_snapshot),
             *(self.clock_jump, self.wall_clock_jump, self.upgrade, self.go_astray),
         ]
@@ -247,6 +247,19 @@ class Faults:
         self.did("connections broken")
         for _ in range(self.world.rng.randint(1, 4)):
             self.network.break_one()
+
+    def break_fetch(self) -> None:
+        """The next ranges of a snapshot, of which some has come already, break off on their way."""
+        left = self.world.rng.randint(1, 3)
+
+        def begun(connection: Connection) -> None:
+            nonlocal left
+            if left and not self.ended:
+                left -= 1
+                self.did("a snapshot broken off")
+                self.keeper.after(self.world.rng.uniform(0.0, 0.001), lambda: connection.lost(""))
+
+        self.network.on_range = begun
 
     def noisy(self) -> None:
         self.did("messages lost, doubled, swapped")

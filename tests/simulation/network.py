@@ -41,6 +41,7 @@ class Network:
         self.loss = self.doubling = self.swapping = 0.0
         self.connections: list[Connection] = []
         self.unfinished: set[tuple[str, str]] = set()  # (who, path of a snapshot): a range began, and has not ended
+        self.on_range: Callable[[Connection], None] = lambda _: None  # told of a snapshot's ranges but the first
 
     def delay(self) -> float:
         rng = self.world.rng
@@ -87,7 +88,18 @@ class Pipe:
         self._last = max(self._last, self._network.world.now + self._network.delay())
         self._loop.after(self._last - self._network.world.now, self._arrive)
 
+    def lose_the_last(self, items: int) -> None:
+        """What is still on its way, and never comes. Its time of arrival is left to what is sent after it."""
+        for _ in range(items):
+            self.waiting_bytes -= self._queue.pop()[1]
+
+    @property
+    def under_way(self) -> int:
+        return len(self._queue)
+
     def _arrive(self) -> None:
+        if not self._queue:
+            return
         if self._way in self._network.cut:
             self._held += 1
             return
@@ -242,9 +254,12 @@ class Connection:
             self.forth.put(END)
 
     def lost(self, dead: str) -> None:
-        """Reset: by the death of one side, or of the way ("")."""
+        """Reset: by the death of one side, or of the way (""). Of what was sent, the last may never come."""
         if self in self._network.connections:
             self._network.connections.remove(self)
+        rng = self._network.world.rng
+        for pipe in (self.forth, self.back):
+            pipe.lose_the_last(rng.randint(0, pipe.under_way))
         if dead != self.server:
             self.forth.put(END)
         if dead != self.opener:
@@ -305,12 +320,15 @@ class Client(PeerClient):
     ) -> AsyncIterator[tuple[Any, Hello]]:
         fetch = (self._process.name, path)
         broken = self._network.unfinished
-        if headers and not headers.get("range", "bytes=0-").startswith("bytes=0-"):
+        first = (headers or {}).get("range", "bytes=0-").startswith("bytes=0-")
+        if not first:
             self._network.world.reach("peers: a snapshot came in parts")
             if fetch in broken:
                 self._network.world.reach("peers: an interrupted snapshot was resumed")
         broken.add(fetch)  # until this range has come: an error, and the end of the process, leave it here
         async with self._open(address, path, hello, headers or {}) as (connection, answer):
+            if not first:
+                self._network.on_range(connection)
             yield Response(connection), answer
         broken.discard(fetch)
 

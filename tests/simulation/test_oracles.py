@@ -305,9 +305,17 @@ def test_whose_state_is_wrong_is_known_from_what_it_holds(quiet: Story) -> None:
         oracles._compare("m8", "m8-1", environment)
 
 
+def two_reads(one: Story) -> tuple[Operation, Operation] | None:
+    """Of one key, one after the other, with different answers."""
+    reads = [op for op in one.clients.done if op.kind == "read" and op.item]
+    pairs = ((a, b) for a in reads for b in reads if a.key == b.key and a.item != b.item and a.end < b.begin)
+    return next(pairs, None)
+
+
 @pytest.fixture
 def searched(quiet: Story, monkeypatch: pytest.MonkeyPatch) -> Story:
     """What is told next is found by the search alone: the log is not asked."""
+    assert quiet.world.run(60_000, until=lambda: two_reads(quiet) is not None)
     quiet.clients.stopped = True
     assert quiet.world.run(60_000, until=lambda: not quiet.clients.open)
     monkeypatch.setattr(blackbox, "SHORT", 10_000)
@@ -316,13 +324,9 @@ def searched(quiet: Story, monkeypatch: pytest.MonkeyPatch) -> Story:
 
 
 def test_a_history_that_no_order_explains(searched: Story) -> None:
-    reads = [op for op in searched.clients.done if op.kind == "read" and op.item]
-    early, late = next(
-        (one, other)
-        for one in reads
-        for other in reads
-        if one.key == other.key and one.item != other.item and one.end < other.begin
-    )
+    pair = two_reads(searched)
+    assert pair is not None
+    early, late = pair
     late.item = early.item
     with found_by("search"):
         searched.clients.judge_at_end()
