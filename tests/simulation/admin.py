@@ -228,8 +228,11 @@ class Admin:
         self._rearrange(leader, "a member was moved", wanted)
 
     def _rearrange(self, leader: Process, what: str, wanted: Callable[[list[Member], list[Member]], None]) -> None:
-        """One change of what the members are; nobody comes, nobody goes."""
+        """One change of what the members are; nobody comes, nobody goes, and nobody is missed: a voter that has lost
+        its disk can be replaced only by those who vote now."""
         node = leader.node
+        if not self.every_voter_is_here():
+            return
         assert node is not None
         assert node.engine is not None
         placed = node.engine.core.placed
