@@ -501,9 +501,9 @@ async def test_a_snapshot_carries_the_state_over_a_rebuild(tmp_path: Path) -> No
                 await asyncio.sleep(0.001)
         meta = await node.take_snapshot()
         assert await node.take_snapshot() == meta
-        async with node.newest_snapshot("reader") as (pinned, path):
-            assert pinned == meta
-            assert path.stat().st_size == meta.size_bytes
+        async with node.newest_snapshot() as (newest, file):
+            assert newest == meta
+            assert len(await asyncio.to_thread(file.read)) == meta.size_bytes
         await add(node, b"x")
     for path in (tmp_path / "m" / "state").iterdir():
         path.unlink()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
-from tests.member import RunningMember, running_member
+from tests.member import PATIENCE_SECONDS, RunningMember, running_member
 
+from oarlock.api.client import ClientApp
+from oarlock.api.limits import Limits
 from oarlock.runtime.metrics import FAST_SECONDS, Histogram
+from oarlock.runtime.snapshotting import MOST_READERS
 
 NAMES = {
     "oarlock_raft_term": "gauge",
@@ -31,6 +36,7 @@ NAMES = {
     "oarlock_snapshot_seconds": "histogram",
     "oarlock_snapshot_bytes": "gauge",
     "oarlock_snapshot_last_index": "gauge",
+    "oarlock_snapshot_readers": "gauge",
     "oarlock_http_requests_total": "counter",
     "oarlock_http_request_seconds": "histogram",
 }
@@ -102,6 +108,51 @@ async def test_what_a_client_can_make_grow_is_seen(tmp_path: Path) -> None:
         assert values["oarlock_idempotency_records"] == 2
         await read
         assert member.node.engine.member.waiting_reads == 0
+
+
+async def test_who_takes_a_snapshot_too_slowly_is_cut_off(tmp_path: Path) -> None:
+    """Rule 33: four may copy at a time, and none of them for ever."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/v1/snapshot",
+        "raw_path": b"/v1/snapshot",
+        "query_string": b"",
+        "headers": [],
+        "root_path": "",
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2379),
+        "state": {},
+    }
+    async with running_member(tmp_path / "data", limits=Limits(snapshot_seconds=0.5)) as member:
+        await member.client.put("/v1/kv/a", content=b"1")
+        app = ClientApp(member.node, member.limits, member.counts)
+        taken: list[str] = []
+        nothing: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
+
+        async def receive() -> dict[str, object]:
+            return await asyncio.shield(nothing)
+
+        async def send(message: dict[str, object]) -> None:
+            taken.append(str(message["type"]))
+            if message["type"] == "http.response.body":  # which is never taken
+                await asyncio.shield(nothing)
+
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            slow = [asyncio.create_task(app(scope, receive, send)) for _ in range(MOST_READERS)]
+            while len(taken) < 2 * MOST_READERS:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            refused = await member.client.get("/v1/snapshot")
+            assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
+            assert refused.headers["retry-after"] == "1"
+            _, values = await scrape(member)
+            assert values["oarlock_snapshot_readers"] == MOST_READERS
+            await asyncio.gather(*slow)
+        assert Counter(taken) == {"http.response.start": MOST_READERS, "http.response.body": MOST_READERS}
+        assert (await member.client.get("/v1/snapshot")).status_code == 200
 
 
 async def test_scraping_an_idle_member_works(tmp_path: Path) -> None:

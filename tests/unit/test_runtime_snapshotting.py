@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from oarlock.runtime import snapshotting
 from oarlock.runtime.errors import Refused
 from oarlock.runtime.host import Host
 from oarlock.runtime.metrics import Counters
-from oarlock.runtime.snapshotting import PIN_CAP_BYTES, PIN_SECONDS, Snapshotter, due
+from oarlock.runtime.snapshotting import MOST_READERS, PIN_CAP_BYTES, PIN_SECONDS, Snapshotter, due
 from oarlock.storage.files import RealFiles
 from oarlock.storage.snapshots import SnapshotStore
 
@@ -167,18 +169,34 @@ async def test_compaction_waits_for_inflight_snapshot(bench: Bench) -> None:
     assert bench.snapshots.oldest_pin(99) == 99
 
 
-async def test_a_reader_keeps_its_snapshot(bench: Bench) -> None:
-    """A backup may take longer than a minute without a word; it ends its pin itself."""
-    now = 1000.0
-    bench.engine.host = Host(monotonic=lambda: now)
-    async with bench.snapshots.pinned_newest("backup") as (meta, path):
-        now += 10 * PIN_SECONDS
-        bench.snapshots.expire_pins(PIN_CAP_BYTES + 1)
+async def test_a_reader_keeps_its_snapshot_and_holds_nothing_back(bench: Bench) -> None:
+    """Rule 33: however slowly a client copies, the log behind the newest snapshots goes, and so do their files."""
+    first = await bench.take(3)
+    async with bench.snapshots.opened_newest(fresh=False) as (meta, file):
+        assert meta == first
         for index in (5, 8, 9):
             await bench.take(index)
-        assert path.stat().st_size == meta.size_bytes
-    await bench.take(10)
-    assert not path.exists()
+        assert not bench.store.path(first).exists()
+        assert bench.snapshots.keep_from() == 8
+        assert bench.snapshots.oldest_pin(9) == 9
+        assert hashlib.file_digest(file, "sha256").hexdigest() == meta.digest
+    assert file.closed
+
+
+async def test_readers_are_bounded(bench: Bench) -> None:
+    """Rule 33. The place of one that has ended is free again, also if it ended without a snapshot."""
+    await bench.take(3)
+    async with AsyncExitStack() as stack:
+        for _ in range(MOST_READERS):
+            await stack.enter_async_context(bench.snapshots.opened_newest(fresh=True))
+        with pytest.raises(Refused, match="copying snapshots") as refusal:
+            await stack.enter_async_context(bench.snapshots.opened_newest(fresh=False))
+        assert (refusal.value.code, refusal.value.status) == ("overloaded", 429)
+    assert bench.snapshots.readers == 0
+    bench.store.path(bench.snapshots.newest).unlink()
+    with pytest.raises(FileNotFoundError):
+        await AsyncExitStack().enter_async_context(bench.snapshots.opened_newest(fresh=False))
+    assert bench.snapshots.readers == 0
 
 
 async def test_what_is_offered_is_what_is_there(bench: Bench) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -46,7 +45,7 @@ class ClientApp:
 
     def __init__(self, node: Node, limits: Limits, counts: HttpCounts) -> None:
         self._kv = KvApp(node, limits, counts)
-        self._rest = Guarded(client_app(node, self._kv.common), counts, limits.max_admin_body_bytes)
+        self._rest = Guarded(client_app(node, limits, self._kv.common), counts, limits.max_admin_body_bytes)
 
     def takes(self, scope: Scope) -> bool:
         """May `direct` serve this request, once its body is there?"""
@@ -66,7 +65,7 @@ def _is_key(raw_path: bytes) -> bool:
     return raw_path.startswith(PREFIX) and raw_path[len(PREFIX) : len(PREFIX) + 1] in (b"/", b"")
 
 
-def client_app(node: Node, common: Callable[[], Headers]) -> FastAPI:
+def client_app(node: Node, limits: Limits, common: Callable[[], Headers]) -> FastAPI:
     app = make_app("Oarlock", DESCRIPTION, docs=True)
 
     @app.get("/v1/status", response_model=ClientStatusAnswer, dependencies=[no_parameters])
@@ -89,16 +88,8 @@ def client_app(node: Node, common: Callable[[], Headers]) -> FastAPI:
         fresh: Annotated[bool, Query(description="Take one first, unless the last one is as new as the state")] = False,
     ) -> Response:
         """The last finished snapshot as a file: a consistent backup. `Repr-Digest` is its SHA-256."""
-        if fresh:
-            await node.take_snapshot()
         stack = AsyncExitStack()
-        meta, path = await stack.enter_async_context(node.newest_snapshot(f"client-{uuid.uuid4().hex}"))
-        try:
-            file = await asyncio.to_thread(path.open, "rb")
-        except BaseException:
-            await stack.aclose()
-            raise
-        stack.push_async_callback(asyncio.to_thread, file.close)
+        meta, file = await stack.enter_async_context(node.newest_snapshot(fresh=fresh))
         digest = base64.b64encode(bytes.fromhex(meta.digest)).decode()
         headers = {
             **_as_text(common()),
@@ -110,7 +101,8 @@ def client_app(node: Node, common: Callable[[], Headers]) -> FastAPI:
             "oarlock-snapshot-term": str(meta.term),
         }
         read = partial(asyncio.to_thread, file.read, CHUNK_BYTES)
-        return _FileAnswer(_chunks(read), headers, stack)
+        seconds = limits.snapshot_seconds + meta.size_bytes / limits.snapshot_bytes_per_second
+        return _FileAnswer(_chunks(read), headers, stack, seconds)
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -123,15 +115,20 @@ def client_app(node: Node, common: Callable[[], Headers]) -> FastAPI:
 
 
 class _FileAnswer(StreamingResponse):
-    """Streams a pinned file; pin and file are let go however the answer ends."""
+    """Streams an open file, which is closed however the answer ends; after `seconds` it ends, whole or not."""
 
-    def __init__(self, content: AsyncIterator[bytes], headers: dict[str, str], stack: AsyncExitStack) -> None:
+    def __init__(
+        self, content: AsyncIterator[bytes], headers: dict[str, str], stack: AsyncExitStack, seconds: float
+    ) -> None:
         super().__init__(content, 200, headers, "application/octet-stream")
         self._stack = stack
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._stack:
-            await super().__call__(scope, receive, send)
+            with suppress(TimeoutError):  # uvicorn closes the connection of an answer that is not whole, and says so
+                async with asyncio.timeout(self._seconds):
+                    await super().__call__(scope, receive, send)
 
 
 async def _chunks(read: Callable[[], Awaitable[bytes]]) -> AsyncIterator[bytes]:

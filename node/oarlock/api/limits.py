@@ -18,6 +18,8 @@ class Limits:
     head_seconds: float = 10.0  # from the first byte of a request (or the connection) to the end of its headers
     body_seconds: float = 30.0  # from there to the end of its body
     stalled_write_seconds: float = 30.0  # a client that takes none of its answer for so long is cut off
+    snapshot_bytes_per_second: int = 1 << 20  # a client that copies a snapshot more slowly is cut off, ...
+    snapshot_seconds: float = 60.0  # ... after this much more time
     idle_seconds: float = 65.0  # a kept-alive connection without a request; longer than the 60 s of usual proxies
     request_seconds: float = 5.0  # a read or write in the cluster: 504 beyond
     admin_seconds: float = 30.0  # a membership change or a transfer: 504 beyond

@@ -153,6 +153,8 @@ def _storage(node: Node, status: MemberStatus) -> Iterator[Metric]:
     yield _counter("oarlock_snapshot_failures", "Snapshots that failed", counters.snapshot_failures)
     yield _histogram("oarlock_snapshot_seconds", "Copy, digest and publication of one", counters.snapshot_seconds)
     yield _counter("oarlock_snapshot_written_bytes", "Bytes of all snapshots taken", counters.snapshot_bytes)
+    readers = node.engine.snapshots.readers if node.engine is not None else 0
+    yield _gauge("oarlock_snapshot_readers", "Clients that are copying a snapshot", readers)
     meta = status.snapshot
     yield _gauge("oarlock_snapshot_bytes", "Size of the last snapshot", meta.size_bytes if meta else 0)
     yield _gauge("oarlock_snapshot_last_index", "What the last snapshot covers", meta.index if meta else 0)

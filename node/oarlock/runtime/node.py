@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import structlog
@@ -304,9 +305,9 @@ class Node:
     async def take_snapshot(self) -> SnapshotMeta:
         return await self._working().snapshots.take()
 
-    def newest_snapshot(self, reader: str) -> AbstractAsyncContextManager[tuple[SnapshotMeta, Path]]:
-        """The newest finished snapshot, kept while the body runs; one is taken if there is none."""
-        return self._working().snapshots.pinned_newest(reader)
+    def newest_snapshot(self, *, fresh: bool = False) -> AbstractAsyncContextManager[tuple[SnapshotMeta, BinaryIO]]:
+        """The newest finished snapshot, open while the body runs; one is taken first if there is none, or `fresh`."""
+        return self._working().snapshots.opened_newest(fresh=fresh)
 
     async def reset(self, request_id: str, node_id: NodeId) -> tuple[NodeId, str]:
         return await resetting.reset(self, request_id, node_id)

@@ -1,7 +1,7 @@
 """Taking snapshots, fetching a leader's, and letting go of the log behind them (rules 6, 18-20).
 
-Three rules: a snapshot is published only when everything it covers is durable in this member's log; whatever is being
-served is pinned, with the log after it, until it has stood still for a minute; the loop never waits for a file.
+Three rules: a snapshot is published only when everything it covers is durable in this member's log; what is served to
+a peer is pinned, with the log after it, until that stands still for a minute; the loop never waits for a file.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, TypeVarTuple, Unpack
 
 import structlog
 
 from oarlock.raft.core import Core
 from oarlock.raft.types import Configuration, NodeId, PlacedConfiguration, SnapshotMeta
-from oarlock.runtime.errors import Refused, stopping
+from oarlock.runtime.errors import Refused, overloaded, stopping
 from oarlock.storage.snapshots import SnapshotStore, digest_file
 
 if TYPE_CHECKING:
     from oarlock.runtime.engine import Engine
 
-FOR_EVER = float("inf")
 PIN_SECONDS = 60.0  # without progress (rule 19)
-PIN_CAP_BYTES = 1 << 30  # of log held back for slow readers; beyond it they start again from a newer snapshot
+PIN_CAP_BYTES = 1 << 30  # of log held back for slow peers; beyond it they start again from a newer snapshot
+MOST_READERS = 4  # clients that copy a snapshot at a time: each may keep a file on the disk that is deleted already
 DURABLE_SECONDS = 30.0  # how long a finished copy waits for the log to catch up with it
 RETRY_SECONDS = 10.0  # after a failure
 TRAILING_STEP_ENTRIES = 64
@@ -57,6 +57,7 @@ class Snapshotter:
         self.newest = newest
         self._metas = store.metas()  # what is published; read by the loop, replaced when one is
         self.failure: str | None = None  # why the last try failed
+        self.readers = 0
         self._pins: dict[tuple[NodeId, str], _Pin] = {}
         self._taking: asyncio.Task[SnapshotMeta] | None = None
         self._fetching: asyncio.Task[None] | None = None
@@ -194,27 +195,37 @@ class Snapshotter:
         """A range went to `peer`: the transfer makes progress, and holds its snapshot and the log after it."""
         for meta in self._metas:
             if meta.digest == digest:
-                self._pin(peer, meta, self._engine.host.monotonic())
+                self._pin(peer, meta)
 
     @asynccontextmanager
-    async def pinned_newest(self, reader: str) -> AsyncIterator[tuple[SnapshotMeta, Path]]:
-        """The newest finished snapshot and its file, kept while the body runs. Raises Refused if there is none."""
-        if self.newest is None:
-            await self.take()
-        meta = self.newest
-        if meta is None:
-            raise Refused("no_snapshot", "there is no snapshot yet", status=503)
-        self._pin(reader, meta, FOR_EVER)
+    async def opened_newest(self, *, fresh: bool) -> AsyncIterator[tuple[SnapshotMeta, BinaryIO]]:
+        """The newest finished snapshot, open while the body runs; `fresh`: after one has been taken.
+
+        Nothing is pinned: whoever has a file open reads it to its end, though it is deleted meanwhile, and no log.
+        Raises Refused if there is none, or if MOST_READERS read already (rule 33)."""
+        if self.readers >= MOST_READERS:
+            raise overloaded(f"{MOST_READERS} clients are copying snapshots from this member: try again later")
+        self.readers += 1
         try:
-            yield meta, self._store.path(meta)
+            if fresh or self.newest is None:
+                await self.take()
+            async with self._files_lock:  # or it could be deleted before it is open
+                meta = self.newest
+                if meta is None:
+                    raise Refused("no_snapshot", "there is no snapshot yet", status=503)
+                file = await self._in_thread(self._store.path(meta).open, "rb")
+            try:
+                yield meta, file
+            finally:
+                await asyncio.to_thread(file.close)
         finally:
-            self._unpin((reader, meta.digest))
+            self.readers -= 1
 
     def expire_pins(self, wal_bytes: int) -> None:
         """Transfers that stand still, or hold too much log back, must begin again from a newer snapshot."""
         now = self._engine.host.monotonic()
         for key, pin in list(self._pins.items()):
-            if now - pin.at > PIN_SECONDS or (wal_bytes > PIN_CAP_BYTES and pin.at != FOR_EVER):
+            if now - pin.at > PIN_SECONDS or wal_bytes > PIN_CAP_BYTES:
                 self._unpin(key)
 
     def oldest_pin(self, otherwise: int) -> int:
@@ -237,13 +248,13 @@ class Snapshotter:
         if keep > 0:
             engine.in_log_thread(lambda wal: wal.release(keep)).add_done_callback(_logged)
 
-    def _pin(self, reader: str, meta: SnapshotMeta, at: float) -> None:
-        key = (reader, meta.digest)
+    def _pin(self, peer: NodeId, meta: SnapshotMeta) -> None:
+        key = (peer, meta.digest)
         if key not in self._pins:
             self._store.pin(meta)
-        self._pins[key] = _Pin(meta, at)
+        self._pins[key] = _Pin(meta, self._engine.host.monotonic())
 
-    def _unpin(self, key: tuple[str, str]) -> None:
+    def _unpin(self, key: tuple[NodeId, str]) -> None:
         pin = self._pins.pop(key, None)
         if pin is not None:
             self._store.unpin(pin.meta)
