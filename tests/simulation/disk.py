@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.simdisk import Crash, SimulatedFiles, _File, healthy
-from tests.simulation.scheduler import Loop
+from tests.simulation.scheduler import THREAD_SECONDS, Loop
 
 from oarlock.runtime.wal_thread import Durable, Item, Submission, WalThread
 from oarlock.storage.snapshots import STATE_FILE
@@ -42,6 +42,16 @@ class Disk(SimulatedFiles):
 
     def write_seconds(self) -> float:
         return self.rng.uniform(*(SLOW if self.slow else FAST))
+
+    def thread_seconds(self) -> float:
+        """Of one piece of a member's work beside the log: a copy, a publication, a range of a snapshot written."""
+        return self.rng.uniform(*THREAD_SECONDS) * (20 if self.slow else 1)
+
+    def holds(self, go_on: Callable[[], None]) -> bool:
+        """Does it hang? Then what the thread does next waits."""
+        if self.hung:
+            self.waiting.append(go_on)
+        return self.hung
 
     def unhang(self) -> None:
         self.hung = False
@@ -229,8 +239,7 @@ class LogThread(WalThread):
         self._simulated.handover("a write begins")
 
     def _written(self) -> None:
-        if self.disk.hung:
-            self.disk.waiting.append(lambda: self._simulated.after(0.0, self._written))
+        if self.disk.holds(lambda: self._simulated.after(0.0, self._written)):
             return
         taken, self._taken = self._taken, []
         due = self.step(taken)
@@ -251,8 +260,7 @@ class LogThread(WalThread):
     def _passed(self, round: int) -> None:
         if round != self._round or self._busy or self.ended:
             return
-        if self.disk.hung:
-            self.disk.waiting.append(lambda: self._simulated.after(0.0, self._passed, round))
+        if self.disk.holds(lambda: self._simulated.after(0.0, self._passed, round)):
             return
         self._next(self.step(()))
 

@@ -20,6 +20,10 @@ from oarlock.machine.protocol import Trees
 from oarlock.storage.segment import SEGMENT_HEADER_BYTES
 
 CALM = (0.0002, 0.002)  # seconds of latency
+BY_THE_MEMBER = ("a write begins", "a message is sent", "a message has come", "the machine works")
+"""Hand-overs in the middle of a member's code, which must not go on without its process: it ends right behind them,
+before anything that they led to."""
+HANDOVERS = (*BY_THE_MEMBER, "a write is done", "in a thread", "a thread is done")
 
 
 class Faults:
@@ -119,11 +123,11 @@ class Faults:
                 self._restart_later(process)
 
     def kill_at_handover(self) -> None:
-        """Not at any time, but where the loop, the log's thread and the machine's hand work to each other."""
+        """Not at any time, but where loop, log, machine, threads and network hand work to each other."""
         process = self._one()
         if process is None:
             return
-        wanted = self.world.rng.choice(("a write begins", "a write is done", "in a thread", "a thread is done"))
+        wanted = self.world.rng.choice(HANDOVERS)
         loop, disk, power = process.loop, process.disk, self.world.rng.random() < 0.3
 
         def strike() -> None:
@@ -140,8 +144,8 @@ class Faults:
                 loop.handover = lambda _: None
                 if wanted == "in a thread":
                     disk.fail = healthy
-                if moment == "a write begins":  # by code of the member, which must not go on without its process
-                    self.keeper.after(0.00005, strike)
+                if moment in BY_THE_MEMBER:
+                    self.keeper.after(0.0, strike)
                 else:
                     strike()
 

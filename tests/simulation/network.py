@@ -87,6 +87,7 @@ class Pipe:
         self.waiting_bytes += size
         self._last = max(self._last, self._network.world.now + self._network.delay())
         self._loop.after(self._last - self._network.world.now, self._arrive)
+        self._network.processes[self._way[0]].loop.handover("a message is sent")
 
     def lose_the_last(self, items: int) -> None:
         """What is still on its way, and never comes. Its time of arrival is left to what is sent after it."""
@@ -107,6 +108,7 @@ class Pipe:
         self.waiting_bytes -= size
         self.drained()
         self._take(item)
+        self._loop.handover("a message has come")
 
     def release(self) -> None:
         held, self._held = self._held, 0

@@ -16,7 +16,9 @@ from tests.simulation.disk import Disk, LogThread, log_thread_of
 from tests.simulation.network import Client, Network
 from tests.simulation.scheduler import Loop, Violated, World
 
-from oarlock.kv.machine import KvMachine
+from oarlock.kv.layout import DIGEST_MODULUS
+from oarlock.kv.machine import KvMachine, KvSession
+from oarlock.machine import ApplyContext, Result, Trees
 from oarlock.runtime.host import Host
 from oarlock.runtime.node import Node
 from oarlock.runtime.settings import NodeSettings
@@ -26,9 +28,24 @@ TOKEN = "simulated"
 
 
 class NewerKv(KvMachine):
-    """The next version of the machine: it speaks one more cluster version."""
+    """The next version of the machine. What it does differently waits until the whole cluster can (rule 34): each
+    change counts one more in the digest, so that states differ as soon as one member begins earlier than another."""
 
     version = KvMachine.version + 1
+
+    def begin(self, trees: Trees) -> KvSession:
+        return NewerSession(trees)
+
+
+class NewerSession(KvSession):
+    __slots__ = ()
+
+    def apply(self, payload: bytes, context: ApplyContext) -> Result:
+        before = self._revision
+        result = super().apply(payload, context)
+        if context.cluster_version >= NewerKv.version and self._revision > before:
+            self._digest = (self._digest + 1) % DIGEST_MODULUS
+        return result
 
 
 class Process:
@@ -63,6 +80,7 @@ class Process:
         assert not self.up
         self.loop = Loop(world, self.name, rate=world.rng.choice((1.0, 1.0, 0.97, 1.03)))
         self.loop.on_error = self._uncaught
+        self.loop.thread_seconds, self.loop.holds = self.disk.thread_seconds, self.disk.holds
         self.died_of = self.refused_start = None
         self.disk.begins()
         world.note(self.name, f"starts, boot {self.disk.boot}{', newer' if self.newer else ''}")
@@ -70,9 +88,14 @@ class Process:
 
     async def _run(self) -> None:
         loop, ticks = self.loop, itertools.count()
+
+        def work_clock() -> float:
+            loop.handover("the machine works")
+            return next(ticks) * 0.0007  # a slice of applying holds a few commands
+
         host = Host(
             monotonic=loop.time,
-            work_clock=lambda: next(ticks) * 0.0007,  # a slice of applying holds a few commands
+            work_clock=work_clock,
             wall_ms=lambda: 1_700_000_000_000 + self.wall_offset_ms + int(self.world.now * 1000),
             rng=self.world.rng,
             files=self.disk,

@@ -109,7 +109,8 @@ class Loop(asyncio.AbstractEventLoop):
         self.dead = False
         self.paused = False
         self.kept: list[asyncio.Handle] = []  # what came due during a pause
-        self.slowness = 1.0  # of work in threads
+        self.thread_seconds: Callable[[], float] = lambda: world.rng.uniform(*THREAD_SECONDS)  # of a piece of work
+        self.holds: Callable[[Callable[[], None]], bool] = lambda _: False  # does a thread hang? what goes on then
         self.on_error: Callable[[dict[str, Any]], None] = self._unexpected
         self.handover: Callable[[str], None] = lambda _: None  # told of moments between the loop and its threads
         self.finished: dict[int, Any] = {}  # results of threads that nobody has taken yet
@@ -194,10 +195,10 @@ class Loop(asyncio.AbstractEventLoop):
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         future = self.create_future()
-        seconds = self.world.rng.uniform(*THREAD_SECONDS) * self.slowness
+        seconds = self.thread_seconds()
 
         def work() -> None:
-            if future.cancelled():
+            if future.cancelled() or self.holds(lambda: self.after(0.0, work)):
                 return
             self.handover("a thread begins")
             try:
