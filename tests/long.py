@@ -109,7 +109,7 @@ def mutants() -> int:
     assert hunt.stdout is not None
     for line in hunt.stdout:
         print(line, end="", flush=True)
-        told = [*told[-1:], line.strip()]
+        told = [*told[-2:], line.strip()]
     outcome = "failed" if hunt.wait() else "passed"
     result = {"scenario": "every planted bug", "outcome": outcome, "files": [], "said": "\n".join(told)}
     print(f"evidence: {evidence.write('mutants', [{**result, 'sources': evidence.sources('mutants')}])}")

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from tests.mutants.hunt import CAUGHT, Catch, judged_test
 from tests.mutants.planted import ROOMS, ROOT, Bug, bugs, planted
 
 SEEDS = 200
+EXHAUSTIVE = "tests/property/"
+HUNTERS = ("the simulation", "exhaustive tests", "ordinary tests")
 TABLE = Path(__file__).parent / "table.json"
 
 
@@ -40,6 +42,17 @@ def caught(bug: Bug | None, first: int = 0, count: int = SEEDS) -> Catch:
     if done.returncode:
         return Catch("crash", said=done.stderr[-300:])
     return Catch(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def hunters(chosen: Iterable[Bug]) -> str:
+    """How many of them are left to what."""
+    counts = Counter(_hunter(bug) for bug in chosen)
+    return ", ".join(f"{counts[hunter]} by {hunter}" for hunter in HUNTERS)
+
+
+def _hunter(bug: Bug) -> str:
+    simulation, exhaustive, ordinary = HUNTERS
+    return simulation if not bug.test else exhaustive if bug.test.startswith(EXHAUSTIVE) else ordinary
 
 
 def _write(table: Mapping[str, object]) -> None:
@@ -81,6 +94,7 @@ def main() -> int:
         print(f"the sources as they are fail on seed {unpatched.seed}: {unpatched.said}")
     rooms = ", ".join(f"{sum(bug.room == room for bug in chosen)} in {room}" for room in ROOMS)
     print(f"{rooms}; stopped by the product's own assertions alone: {counts['own assertion']}")
+    print(f"hunted: {hunters(chosen)}")
     survived = len(chosen) - sum(counts[how] for how in CAUGHT)
     print(f"planted {len(chosen)}, caught {len(chosen) - survived}, survived {survived}")
     return 1 if survived or unpatched.how != "survived" else 0

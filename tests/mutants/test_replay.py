@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.mutants.__main__ import TABLE, caught
+from tests.mutants.__main__ import EXHAUSTIVE, TABLE, caught, hunters
 from tests.mutants.hunt import CAUGHT, Catch, judged, judged_test
 from tests.mutants.planted import PATCHES, ROOMS, Bug, DoesNotApply, bugs, planted
 
@@ -46,6 +46,16 @@ def test_every_planted_bug_has_been_caught() -> None:
     simulated = [bug.name for bug in BUGS if not bug.test]
     late = {name: RECORDED[name] for name in simulated if not 1 <= RECORDED[name]["stories"] <= MOST_STORIES}
     assert not late
+
+
+def test_who_hunts_which_bug_is_told_apart() -> None:
+    """Enough bugs of each room are left to a search of many histories, and not to a test written for one."""
+    tests = ("", "tests/property/test_kv_model.py", "tests/unit/test_raft_commit.py::test_x")
+    three = [Bug("raft-a", "raft", "", "", test, PATCHES) for test in tests]
+    assert hunters(three) == "1 by the simulation, 1 by exhaustive tests, 1 by ordinary tests"
+    searched = [bug for bug in BUGS if not bug.test or bug.test.startswith(EXHAUSTIVE)]
+    assert len(searched) >= 40
+    assert all(sum(bug.room == room for bug in searched) >= 6 for room in ROOMS)
 
 
 def test_the_list_of_sources_names_patches_that_are_there() -> None:

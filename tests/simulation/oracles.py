@@ -97,7 +97,10 @@ class Oracles:
         self.witness.observe(core)
         self._settled(core.committed_placed)
         while (term := self.witness.committed.get(self.ledger.index + 1)) is not None:
+            floor = self.ledger.floor
             self.ledger.apply(self.witness.entries[self.ledger.index + 1, term][0])
+            if self.ledger.floor > floor:
+                self.world.reach("machine: the history was compacted")
         self._seen[name] = (core, seen, core.durable_index)
 
     def _settled(self, placed: PlacedConfiguration) -> None:

@@ -16,6 +16,7 @@ from tests.simulation.disk import Disk, LogThread, log_thread_of
 from tests.simulation.network import Client, Network
 from tests.simulation.scheduler import Loop, Violated, World
 
+from oarlock.kv import trail
 from oarlock.kv.layout import DIGEST_MODULUS
 from oarlock.kv.machine import KvMachine, KvSession
 from oarlock.machine import ApplyContext, Result, Trees
@@ -25,9 +26,17 @@ from oarlock.runtime.settings import NodeSettings
 from oarlock.storage.errors import Corrupt, StorageError
 
 TOKEN = "simulated"
+RETAIN_MS = 3_000  # of history
 
 
-class NewerKv(KvMachine):
+class ForgetfulKv(KvMachine):
+    """The store we ship, whose history is compacted after seconds, or no story would see it happen."""
+
+    def housekeeping(self, trees: Trees, time_ms: int) -> bytes | None:
+        return super().housekeeping(trees, time_ms + trail.RETAIN_MS - RETAIN_MS)
+
+
+class NewerKv(ForgetfulKv):
     """The next version of the machine. What it does differently waits until the whole cluster can (rule 34): each
     change counts one more in the digest, so that states differ as soon as one member begins earlier than another."""
 
@@ -118,7 +127,7 @@ class Process:
             ballast_bytes=1 << 14,
         )
         try:
-            node = await Node.start(settings, NewerKv() if self.newer else KvMachine(), self._fatal, host)
+            node = await Node.start(settings, NewerKv() if self.newer else ForgetfulKv(), self._fatal, host)
         except (Corrupt, StorageError) as error:
             self.refused_start = error
             self.world.note(self.name, f"does not start: {error}")
