@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.state_driver import Driver, TickingClock, apply
 
@@ -40,7 +40,11 @@ steps = st.one_of(
     st.tuples(st.just("batch"), st.lists(commands, min_size=1, max_size=6)),
     st.tuples(st.just("sweep"), st.integers(1, 5)),
     st.tuples(st.just("reopen")),
+    st.tuples(st.just("forget")),  # all that may be: nothing is left of a key that was deleted last
 )
+
+
+BORN, DEAD = ("put", b"a", b"", None, False), ("delete", b"a", None)
 
 
 class Model:
@@ -116,6 +120,7 @@ def check(environment: Environment, model: Model) -> None:
                 assert paged == expected
 
 
+@example([("batch", [BORN]), ("batch", [DEAD]), ("forget",), ("batch", [BORN])], 1)  # the revision goes on from there
 @settings(max_examples=300, deadline=None)
 @given(st.lists(steps, max_size=10), st.integers(1, 5))
 def test_the_store_is_its_model(run: list[tuple], grouping: int) -> None:  # type: ignore[type-arg]
@@ -131,6 +136,10 @@ def test_the_store_is_its_model(run: list[tuple], grouping: int) -> None:  # typ
                 assert results[-1].revision == model.revision
             elif kind == "sweep":
                 driver.environment.maintain(rest[0] + 0.5, TickingClock())
+            elif kind == "forget":
+                forgotten = ("compact", model.revision)
+                assert driver.commands(encode(forgotten))[0].status == model.apply(forgotten)
+                driver.maintain()
             else:
                 driver.reopen()
             check(driver.environment, model)
