@@ -5,29 +5,42 @@ Bytes are made of valid ones, bent: bits flipped, cut, doubled, joined. Pure noi
 
 from __future__ import annotations
 
+import asyncio
 import json
+import tempfile
 import tracemalloc
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from random import Random
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from tests.state_driver import Driver
+from tests.unit.test_peers_messages import EXAMPLE_IDS, EXAMPLES
 
 from oarlock.api import parsing
 from oarlock.api.limits import Limits
 from oarlock.api.problems import ApiError
+from oarlock.kv import KvMachine
 from oarlock.kv.commands import decode_operation, encode_delete, encode_put
+from oarlock.machine import UnknownEntry
 from oarlock.machine.command import Batch, Command, decode_batch, encode_batch
+from oarlock.peers.asgi import _stream_kind
+from oarlock.peers.client import Address, _refused
 from oarlock.peers.frames import FrameError, FrameReader, encode_frame
 from oarlock.peers.hello import BadHello, Hello, HelloKind, decode_hello, encode_hello
-from oarlock.peers.messages import Undecodable, decode_message, encode_message
+from oarlock.peers.incoming import Link
+from oarlock.peers.messages import PeerMessage, StreamKind, Undecodable, decode_message, encode_message, kind_of
+from oarlock.peers.options import PeerCounters, PeerOptions
 from oarlock.peers.snapshot_serve import answer_range
+from oarlock.peers.stream_client import StreamBroken, StreamConnection
 from oarlock.raft.configurations import encode, placed_of
 from oarlock.raft.errors import RemoteError
-from oarlock.raft.messages import Append, SnapshotOffer, Vote
 from oarlock.raft.types import Configuration, Entry, EntryKind, HardState, Member, PlacedConfiguration, SnapshotMeta
 from oarlock.storage.errors import Corrupt, NewerFormat
 from oarlock.storage.frame import (
@@ -90,6 +103,59 @@ def read_headers(data: bytes) -> None:
     parsing.parse_etag(data, "If-Match")
 
 
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"10\r\n" + encode_frame(b"8 bytes!") + b"\r\n9\r\n" + encode_frame(b"y") + b"\r\n0\r\n\r\n"
+)
+REFUSAL = b'{"type":"about:blank","title":"Gone","status":410,"detail":"it was removed","code":"removed"}'
+
+
+class NoTransport(asyncio.Transport):
+    """Of a connection whose bytes are handed to it by hand."""
+
+    def write(self, data: object) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        pass
+
+
+def read_answer(data: bytes) -> None:
+    """As a socket hands it over, in two pieces, and then ends."""
+
+    async def hear(connection: StreamConnection) -> None:
+        await connection.head()
+        await connection.read(lambda piece: FrameReader().feed(piece) and None)
+
+    async def play() -> None:
+        connection = StreamConnection(b"")
+        connection.connection_made(NoTransport())
+        hearing = asyncio.create_task(hear(connection))
+        for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
+            connection.data_received(piece)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        connection.connection_lost(None)
+        await hearing
+
+    asyncio.run(play())
+
+
+def read_refusal(data: bytes) -> None:
+    refusal = _refused(410, data, None)
+    assert refusal.status == 410
+    assert refusal.code
+
+
 VOTER = MemberModel(id=MEMBER.id, peer_url=MEMBER.peer_url, client_url=MEMBER.client_url)
 REQUESTS: dict[str, BaseModel] = {
     "bootstrap": BootstrapRequest(request_id="r", cluster_id="ns/name", min_voters=3),
@@ -110,18 +176,22 @@ REFUSED = (ValueError, RecursionError)  # no JSON, or not of the model; nested t
 
 PARSERS: dict[str, tuple[bytes, Callable[[bytes], object], tuple[type[Exception], ...]]] = {
     "frames": (encode_frame(b"x" * 50) + encode_frame(b"y"), lambda data: FrameReader().feed(data), (FrameError,)),
-    "append": (encode_message(Append("a", "b", 2, 7, 2, 7, (ENTRY,))), decode_message, (Undecodable,)),
-    "vote": (encode_message(Vote("a", "b", 2, 7, 2, False)), decode_message, (Undecodable,)),
-    "offer": (encode_message(SnapshotOffer("a", "b", 2, META)), decode_message, (Undecodable,)),
+    **{
+        f"message {name}": (encode_message(message), decode_message, (Undecodable,))
+        for name, message in zip(EXAMPLE_IDS, EXAMPLES, strict=True)
+    },
+    "answer": (ANSWER, read_answer, (StreamBroken, FrameError)),
+    "refusal": (REFUSAL, read_refusal, ()),
+    "kind": (b"kind=control", _stream_kind, ()),
     "hello": (encode_hello(HELLO), decode_hello, (BadHello,)),
     "range": (b"bytes=0-99", lambda data: answer_range(1000, "d", None, data.decode("latin-1")), ()),
     "log": (wal_bytes(), read_wal, ()),
     "segment": (encode_segment_header(3, NONCE), lambda d: decode_segment_header(d, 3), (Corrupt, NewerFormat)),
     "snapshot": (encode_meta(META), decode_meta, (Corrupt, NewerFormat)),
     "identity": (encode_identity(Identity(name="a", node_id=MEMBER.id)), decode_identity, (Corrupt, NewerFormat)),
-    "batch": (ENTRY.data, decode_batch, (msgspec.DecodeError, UnicodeDecodeError)),
+    "batch": (ENTRY.data, decode_batch, (msgspec.DecodeError, UnicodeDecodeError, RecursionError)),
     "configuration": (encode(PLACED.configuration), read_configuration, (RemoteError,)),
-    "operation": (encode_delete(b"key", 3), decode_operation, (msgspec.DecodeError,)),
+    "operation": (encode_delete(b"key", 3), decode_operation, (msgspec.DecodeError, RecursionError)),
     "query": (b"limit=10&prefix=%61", read_query, (ApiError,)),
     "headers": (b'"123"', read_headers, (ApiError,)),
     **{
@@ -184,16 +254,172 @@ def test_what_is_bent_was_sound_before(name: str) -> None:
         parse(data)
 
 
+NESTED = b"\x91" * 5000 + b"\x90"  # deeper than any parser follows
+NESTED_JSON = b"[" * 5000 + b"]" * 5000
+
+
+def with_a_field_more(data: bytes) -> Iterator[bytes]:
+    """As a newer member may write it (rule 34), but that the new field holds arrays within arrays."""
+    if 0x90 <= data[0] < 0x9F:
+        yield bytes([data[0] + 1]) + data[1:] + NESTED
+    if data.startswith(b"{"):
+        yield data[:-1] + b',"more":' + NESTED_JSON + b"}"
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_a_parser_answers_what_is_nested_too_deeply(name: str) -> None:
+    """No chance bend comes upon it."""
+    data, parse, declared = PARSERS[name]
+    for nested in (NESTED, NESTED_JSON, *with_a_field_more(data)):
+        with suppress(*declared):
+            parse(nested)
+
+
+def test_a_refusal_is_counted_under_a_word_of_ours() -> None:
+    """Whoever listens at a peer's address answers what it likes: the counters by code must not grow by it (rule 33)."""
+    codes = {_refused(410, b'{"code":"%d"}' % n, None).code for n in range(100)}
+    assert len(codes) == 1
+
+
+# --- streams of peers
+
+
+class Owner:
+    """Holds one link, and a stream for it that brings `data` and then ends."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.client = self
+        self.options, self.counters, self.rng = PeerOptions(), PeerCounters(), Random(1)
+        self.delivered: list[PeerMessage] = []
+        self.ended = asyncio.Event()
+
+    @asynccontextmanager
+    async def open_stream(self, address: Address, path: str, hello: Hello) -> AsyncIterator[tuple[Owner, Hello]]:
+        yield self, msgspec.structs.replace(hello, node_id=hello.target_node_id)
+
+    async def read(self, on_chunk: Callable[[bytes], None]) -> None:
+        on_chunk(self.data)
+
+    def hello_for(self, peer: str, kind: HelloKind) -> Hello:
+        return msgspec.structs.replace(HELLO, target_node_id=peer, kind=kind)
+
+    def addresses_of(self, peer: str) -> list[Address]:
+        return [Address("http://a:1", "a", 1, "a:1", "a")]
+
+    def deliver(self, message: PeerMessage) -> None:
+        self.delivered.append(message)
+
+    def heard_hello(self, hello: Hello) -> None:
+        pass
+
+    def unheard(self, peer: str, kind: StreamKind) -> None:
+        self.ended.set()
+
+
+async def hear(data: bytes, peer: str, kind: StreamKind) -> tuple[PeerCounters, list[PeerMessage]]:
+    owner = Owner(data)
+    link = Link(owner, peer, kind)  # type: ignore[arg-type]
+    link.start()
+    await owner.ended.wait()
+    await asyncio.gather(link.stop(), return_exceptions=True)
+    return owner.counters, owner.delivered
+
+
+def test_a_bent_stream_is_delivered_or_counted() -> None:
+    """A message that does not reach the core is counted by its reason, and so is a frame that ends the stream."""
+    seen: Counter[str] = Counter()
+    peer = EXAMPLES[0].sender
+
+    @settings(max_examples=400, deadline=None, derandomize=True)
+    @given(message=st.sampled_from(EXAMPLES), kind=st.sampled_from(StreamKind), how=bends, inside=st.booleans())
+    def streams(message: PeerMessage, kind: StreamKind, how: list[tuple[str, int, int]], inside: bool) -> None:
+        payload = encode_message(message)
+        data = encode_frame(bent(payload, how)) if inside else bent(encode_frame(payload), how)
+        try:
+            frames, broken = len(FrameReader().feed(data)), ""
+        except FrameError as error:
+            frames, broken = 0, error.code
+        counters, delivered = asyncio.run(hear(data, peer, kind))
+        rejected = counters.rejected
+        assert counters.frames_received == frames
+        lost = sum(rejected[reason] for reason in ("undecodable", "misaddressed", "wrong_stream"))
+        assert len(delivered) + lost == frames
+        assert rejected.total() - lost == rejected[broken] == bool(broken)
+        assert all((one.sender, kind_of(one)) == (peer, kind) for one in delivered)
+        seen.update(rejected)
+        seen["delivered"] += len(delivered)
+
+    streams()
+    reasons = {"oversized", "damaged", "undecodable", "misaddressed", "wrong_stream", "delivered"}
+    assert reasons == {what for what, times in seen.items() if times}, seen
+
+
+# --- what the log holds
+
+ENTRIES = {
+    EntryKind.COMMANDS: ENTRY.data,
+    EntryKind.CONFIGURATION: encode(PLACED.configuration),
+    EntryKind.VERSION: msgspec.msgpack.encode(1),
+    EntryKind.NOOP: MEMBER.id.encode(),
+}
+
+
+def apply_entry(kind: int, data: bytes) -> bool:
+    """Was it applied? Else it was found unknown, and the state is as it was."""
+    with tempfile.TemporaryDirectory() as directory:
+        driver = Driver(Path(directory) / "state.mdb", KvMachine())
+        try:
+            driver.noop()
+            before = driver.environment.applied, driver.environment.state_hash
+            try:
+                driver.apply([driver.entry(kind, data)])
+            except UnknownEntry:
+                assert (driver.environment.applied, driver.environment.state_hash) == before
+                return False
+            assert driver.environment.applied.index == 2
+            return True
+        finally:
+            driver.close()
+
+
+@pytest.mark.parametrize("kind", EntryKind)
+@settings(max_examples=60, deadline=None)
+@given(how=bends)
+def test_an_entry_is_applied_or_unknown(kind: EntryKind, how: list[tuple[str, int, int]]) -> None:
+    """Rule 34: what this member cannot read stops it before the entry, with nothing changed."""
+    apply_entry(kind, bent(ENTRIES[kind], how))
+
+
+@pytest.mark.parametrize("kind", EntryKind)
+def test_an_entry_that_is_bent_was_sound_before(kind: EntryKind) -> None:
+    assert apply_entry(kind, ENTRIES[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        pytest.param(EntryKind.COMMANDS, NESTED, id="no batch"),
+        pytest.param(EntryKind.VERSION, NESTED, id="no version"),
+        *(pytest.param(EntryKind.COMMANDS, data, id="batch") for data in with_a_field_more(ENTRY.data)),
+        *(
+            pytest.param(EntryKind.CONFIGURATION, data, id="configuration")
+            for data in with_a_field_more(encode(PLACED.configuration))
+        ),
+        *(
+            pytest.param(EntryKind.COMMANDS, encode_batch(Batch(5, (Command(data),))), id="operation")
+            for data in with_a_field_more(encode_delete(b"key", 3))
+        ),
+    ],
+)
+def test_an_entry_that_is_nested_too_deeply_is_applied_or_unknown(kind: EntryKind, data: bytes) -> None:
+    apply_entry(kind, data)
+
+
 @settings(max_examples=200, deadline=None)
 @given(payload=st.binary(max_size=300), how=bends)
 def test_the_store_answers_any_payload(payload: bytes, how: list[tuple[str, int, int]]) -> None:
     """A command that makes no sense is INVALID on every member, and changes nothing (machine.protocol)."""
-    import tempfile
-
-    from tests.state_driver import Driver
-
-    from oarlock.kv import KvMachine
-
     with tempfile.TemporaryDirectory() as directory:
         driver = Driver(Path(directory) / "state.mdb", KvMachine())
         driver.commands(payload, bent(encode_put(b"k", b"v"), how), encode_put(b"after", b"all"))

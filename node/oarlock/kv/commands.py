@@ -59,7 +59,7 @@ def encode_compact(revision: int) -> bytes:
 
 
 def decode_operation(payload: bytes) -> Operation:
-    """Raises msgspec.DecodeError."""
+    """Raises msgspec.DecodeError, and RecursionError for what is nested too deeply."""
     return _decoder.decode(payload)
 
 

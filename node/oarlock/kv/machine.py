@@ -80,7 +80,7 @@ class KvMachine:
         neither."""
         try:
             asked = _query_decoder.decode(request)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise Invalid(f"not a query of the store: {error}") from error
         if isinstance(asked, GetQuery):
             return _encoder.encode(query.get(trees, asked.key, asked.revision))
@@ -134,7 +134,7 @@ class KvSession:
     def apply(self, payload: bytes, context: ApplyContext) -> Result:
         try:
             operation = decode_operation(payload)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return Result(Status.INVALID, self._revision)
         if isinstance(operation, Put):
             return self._put(operation, context.time_ms)

@@ -135,7 +135,7 @@ class ApplyJob:
                 elif entry.kind != EntryKind.NOOP:
                     self._unknown = UnknownEntry(entry, f"its kind is {entry.kind}")
                     return
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 self._unknown = UnknownEntry(entry, f"its data is not what its kind says: {error}")
                 return
             records = self._records

@@ -62,5 +62,5 @@ def encode_batch(batch: Batch) -> bytes:
 
 
 def decode_batch(data: bytes) -> Batch:
-    """Raises msgspec.DecodeError (its subclass ValidationError for a wrong shape), UnicodeDecodeError."""
+    """Raises msgspec.DecodeError (its subclass ValidationError: a wrong shape), UnicodeDecodeError, RecursionError."""
     return _batch_decoder.decode(data)

@@ -20,6 +20,9 @@ from oarlock.peers.stream_client import StreamBroken, StreamConnection, connect
 from oarlock.raft.types import NodeId
 
 _MAX_REFUSAL_BYTES = 8192
+_CODES = frozenset(
+    {*(verdict.value for verdict in Verdict), "unauthorized", "method_not_allowed", "bad_request", "not_found"}
+)
 
 
 class PeerUnreachable(Exception):
@@ -215,4 +218,6 @@ def _refused(status: int, body: bytes, hello: Hello | None) -> OpeningRefused:
         problem = msgspec.json.decode(body, type=_Problem)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         problem = _Problem()
-    return OpeningRefused(status, problem.code or f"http_{status}", problem.detail, hello)
+    # Codes become labels of a counter, and whoever listens at a peer's address may answer what it likes (rule 33).
+    code = problem.code if problem.code in _CODES else f"http_{status}"
+    return OpeningRefused(status, code, problem.detail, hello)

@@ -28,7 +28,7 @@ def placed_of(entry: Entry) -> PlacedConfiguration:
     """The configuration of a CONFIGURATION entry. Raises RemoteError when its data is none that can be in force."""
     try:
         configuration = _decoder.decode(entry.data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RemoteError("undecodable configuration") from error
     if not configuration.voters:
         raise RemoteError("configuration without voters")
