@@ -59,16 +59,26 @@ def enough(history: Sequence[Write | Read], least: int = LEAST_OPERATIONS) -> No
     assert count >= least, f"{count} operations before the fault, {least} are needed"
 
 
-def unequal_states(statuses: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Equal applied index means equal state (rule 26)."""
-    hashes: dict[int, dict[str, str]] = {}
-    for name, status in statuses.items():
-        hashes.setdefault(status["applied_index"], {})[name] = status["state_hash"]
-    return [f"at {index}: {told}" for index, told in sorted(hashes.items()) if len(set(told.values())) > 1]
+def incomparable(statuses: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> list[str]:
+    """Why the states of these members cannot be compared: somebody has not answered, or they are at several indices."""
+    expected = sorted(names)
+    if missing := [name for name in expected if name not in statuses]:
+        return [f"no status of {', '.join(missing)}"]
+    indices = {name: statuses[name]["applied_index"] for name in expected}
+    if len(expected) > 1 and len(set(indices.values())) == 1:
+        return []
+    return [f"nothing to compare: {indices}"]
 
 
-def at_one_index(statuses: Mapping[str, Mapping[str, Any]]) -> bool:
-    return len({status["applied_index"] for status in statuses.values()}) == 1
+def unequal_states(statuses: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> list[str]:
+    """Equal applied index means equal state (rule 26). To have compared nothing is a complaint too."""
+    expected = sorted(names)
+    if why := incomparable(statuses, expected):
+        return why
+    hashes = {name: statuses[name]["state_hash"] for name in expected}
+    if all(hashes.values()) and len(set(hashes.values())) == 1:
+        return []
+    return [f"at {statuses[expected[0]]['applied_index']}: {hashes}"]
 
 
 def not_linearizable(history: Sequence[Write | Read], seconds: float = WGL_SECONDS) -> list[str]:

@@ -162,6 +162,13 @@ class Trial:
             assert time.monotonic() < end, f"{target - len(self.load.acknowledged)} acknowledgements are missing"
             await asyncio.sleep(0.02)
 
+    async def nothing_acknowledged(self) -> None:
+        """Without a majority, once what was under way has ended."""
+        await asyncio.sleep(3 * ELECTION_SECONDS)  # what is awaited is that nothing happens
+        count = len(self.load.acknowledged)
+        await asyncio.sleep(ELECTION_SECONDS)
+        assert len(self.load.acknowledged) == count, "acknowledged without a majority"
+
     async def whole(self, *names: str) -> None:
         """Wait until every member participates."""
         await self.cluster.participating(*(names or self.names))
@@ -177,8 +184,7 @@ class Trial:
         assert self.observations, "no fault struck"
         wrong = oracles.not_linearizable(self.load.history)
         assert not wrong, wrong
-        await self.cluster.until("equal applied indices", self._all_at_one_index)
-        unequal = oracles.unequal_states(await self.cluster.statuses(*self.names))
+        unequal = oracles.unequal_states(await self.all_at_one_index(), self.names)
         assert not unequal, unequal
         complaints = oracles.unexpected(self.cluster.complaints(), self.caused)
         assert not complaints, complaints
@@ -193,9 +199,17 @@ class Trial:
                     told = {**disturbance._asdict(), "outcome": "passed", "observed": observed}
                     print(json.dumps(told), file=kept)
 
-    def _all_at_one_index(self, statuses: Mapping[str, Mapping[str, Any]]) -> bool:
-        voters = {name: status for name, status in statuses.items() if name in self.names}
-        return len(voters) == len(self.names) and oracles.at_one_index(voters)
+    async def all_at_one_index(self) -> dict[str, dict[str, Any]]:
+        """The statuses that were found to be so: who asks again may get others, or none."""
+        accepted: dict[str, dict[str, Any]] = {}
+
+        def equal(found: dict[str, dict[str, Any]]) -> bool:
+            nonlocal accepted
+            accepted = found
+            return not oracles.incomparable(found, self.names)
+
+        await self.cluster.until("equal applied indices", equal)
+        return accepted
 
 
 @contextlib.asynccontextmanager

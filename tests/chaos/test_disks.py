@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.chaos.disks import Disk, can_throttle
+from tests.chaos.oracles import Observation
 from tests.chaos.scenario import ELECTION_SECONDS, ChaosMember, Trial, trial
 from tests.chaos.syscalls import injected
 
@@ -152,7 +153,7 @@ async def test_slow_disk_of_a_follower(tmp_path: pathlib.Path) -> None:
         async with trial(tmp_path, *THREE, disks=on.values()) as t:
             leader = await t.leader()
             slow = t.others(leader)[0]
-            async with t.fault("a slow disk under a follower") as seen, slowed(t, on[slow], tmp_path):
+            async with t.fault("a slow disk under a follower") as seen, slowed(t, on[slow], seen):
                 seen.measured("seconds a write", await write_seconds(t, slow), 0.05)
                 await t.acknowledged(300)
             await t.whole()
@@ -166,7 +167,7 @@ async def test_slow_disk_of_the_leader(tmp_path: pathlib.Path) -> None:
     with disks(tmp_path, *THREE) as on:
         async with trial(tmp_path, *THREE, disks=on.values()) as t:
             leader = await t.leader()
-            async with t.fault("a slow disk under the leader") as seen, slowed(t, on[leader], tmp_path):
+            async with t.fault("a slow disk under the leader") as seen, slowed(t, on[leader], seen):
                 seen.measured("seconds a write", await write_seconds(t, leader), 0.05)
                 await t.acknowledged(100)
             await t.whole()
@@ -174,17 +175,19 @@ async def test_slow_disk_of_the_leader(tmp_path: pathlib.Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def slowed(t: Trial, disk: Disk, root: pathlib.Path) -> AsyncIterator[None]:
-    """By the kernel where it can throttle a process' writes, else by strace."""
+async def slowed(t: Trial, disk: Disk, seen: Observation) -> AsyncIterator[None]:
+    """By the kernel where it can throttle a process' writes, else by strace; `seen` is told by which."""
     member = t.member(disk.name)
     if can_throttle():
         disk.throttle(member.pid, writes_a_second=10)
+        seen.saw("slowed by", "the kernel: blkio, 10 writes a second")
         try:
             yield
         finally:
             disk.throttle_off()
     else:
-        async with injected(member.pid, root, "delay_enter=100000"):
+        async with injected(member.pid, t.cluster.root, "delay_enter=100000") as injection:
+            seen.saw("slowed by", f"strace: {await injection.struck()}")
             yield
 
 

@@ -16,7 +16,9 @@ from tests.chaos.commands import CommandFailed, run
 from tests.chaos.disks import Disk
 from tests.chaos.namespaces import DROP, RESET, Network, between, deaf, mute, packets, ring, ruleset, some
 from tests.chaos.oracles import NotObserved, Observation
+from tests.chaos.scenario import ChaosCluster, Trial
 from tests.judge import ABSENT, Outcome, Read, Seen, Write
+from tests.load import Load
 from tests.wgl import Answer
 
 
@@ -64,12 +66,52 @@ def test_only_what_was_answered_for_certain_counts(outcome: Outcome, counts: boo
         oracles.enough(history)
 
 
-def test_unequal_states() -> None:
-    same = {"a": {"applied_index": 7, "state_hash": "x"}, "b": {"applied_index": 8, "state_hash": "y"}}
-    assert oracles.unequal_states(same) == []
-    assert not oracles.at_one_index(same)
-    other = same | {"c": {"applied_index": 7, "state_hash": "z"}}
-    assert oracles.unequal_states(other) == ["at 7: {'a': 'x', 'c': 'z'}"]
+def statuses(**told: tuple[int, str]) -> dict[str, dict[str, object]]:
+    other = {"state": "Participating", "role": "follower", "term": 1}
+    return {name: {**other, "applied_index": at, "state_hash": state} for name, (at, state) in told.items()}
+
+
+@pytest.mark.parametrize(
+    ("found", "complaint"),
+    [
+        (statuses(a=(7, "x"), b=(7, "x"), c=(7, "x")), ""),
+        (statuses(a=(7, "x"), b=(7, "x"), c=(7, "x"), guest=(3, "y")), ""),
+        (statuses(a=(7, "x"), b=(7, "x"), c=(7, "z")), "at 7: {'a': 'x', 'b': 'x', 'c': 'z'}"),
+        (statuses(a=(7, ""), b=(7, ""), c=(7, "")), "at 7: {'a': '', 'b': '', 'c': ''}"),
+        (statuses(a=(7, "x"), c=(7, "x")), "no status of b"),
+        (statuses(a=(7, "x")), "no status of b, c"),
+        (statuses(), "no status of a, b, c"),
+        (statuses(a=(7, "x"), b=(8, "y"), c=(7, "x")), "nothing to compare: {'a': 7, 'b': 8, 'c': 7}"),
+    ],
+)
+def test_unequal_states(found: dict[str, dict[str, object]], complaint: str) -> None:
+    """States that differ, and states that were not compared."""
+    assert oracles.unequal_states(found, "abc") == ([complaint] if complaint else [])
+
+
+def test_one_member_is_compared_with_nobody() -> None:
+    assert oracles.unequal_states(statuses(a=(7, "x")), "a") == ["nothing to compare: {'a': 7}"]
+
+
+async def test_the_states_that_are_judged_are_those_at_one_index(tmp_path: pathlib.Path) -> None:
+    """One does not answer, then they are at two indices; the first answers that can be compared are the ones judged,
+    though everybody falls silent after them."""
+    answers = [
+        statuses(a=(7, "x"), b=(7, "x")),
+        statuses(a=(7, "x"), b=(8, "y"), c=(7, "x")),
+        statuses(a=(8, "y"), b=(8, "y"), c=(8, "z")),
+    ]
+
+    class Told(ChaosCluster):
+        async def statuses(self, *_: str) -> dict[str, dict[str, object]]:
+            return answers.pop(0) if answers else {}
+
+    cluster = Told(tmp_path, (), None, {})
+    try:
+        found = await Trial(cluster, Load(["http://unused"]), ("a", "b", "c")).all_at_one_index()
+    finally:
+        await cluster.close()
+    assert oracles.unequal_states(found, "abc") == ["at 8: {'a': 'y', 'b': 'y', 'c': 'z'}"]
 
 
 def test_history_that_no_order_explains() -> None:

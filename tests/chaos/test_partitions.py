@@ -7,6 +7,7 @@ of a cut is judged like everything else.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pathlib
 from collections.abc import AsyncIterator, Iterable
 
@@ -107,16 +108,41 @@ async def test_bridge(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.long
-async def test_leader_deaf(tmp_path: pathlib.Path) -> None:
-    """It hears nobody and is heard: check-quorum makes it step down, and its heartbeats do not hold the others."""
+@pytest.mark.parametrize("how", [deaf, mute])
+async def test_leader_reached_one_way(tmp_path: pathlib.Path, how: object) -> None:
+    """Deaf, it is heard, and its heartbeats do not hold the others. Mute, it hears, and the others' words do not hold
+    it: check-quorum makes both step down."""
     async with networked(tmp_path, *THREE) as (t, network):
         old = await t.leader()
-        async with cut(t, network, "the leader hears nobody", deaf(old, THREE)):
+        links = deaf(old, THREE) if how is deaf else mute(old, THREE)
+        async with cut(t, network, f"the leader {'hears nobody' if how is deaf else 'is heard by nobody'}", links):
             await t.leader(other_than=old)
             await t.cluster.until(
-                "the deaf one has stepped down", lambda found: found[old]["role"] != "leader", STEPPED_DOWN_SECONDS
+                "the old leader has stepped down", lambda found: found[old]["role"] != "leader", STEPPED_DOWN_SECONDS
             )
             await t.acknowledged()
+
+
+@pytest.mark.parametrize(
+    "sides", [("a", "b", "c"), pytest.param(("ab", "cd", "e"), marks=pytest.mark.long)], ids="-".join
+)
+async def test_total_split(tmp_path: pathlib.Path, sides: tuple[str, ...]) -> None:
+    """No side has a majority: nobody leads and nothing is acknowledged; by pre-vote no term passes meanwhile."""
+    names = "".join(sides)
+    async with networked(tmp_path, *names) as (t, network):
+        links = set[Link]().union(*(between(one, other) for one, other in itertools.combinations(sides, 2)))
+        async with cut(t, network, f"a total split: {'-'.join(sides)}", links):
+            await t.cluster.until(
+                "nobody leads",
+                lambda found: len(found) == len(names) and all(s["role"] != "leader" for s in found.values()),
+                STEPPED_DOWN_SECONDS,
+            )
+            term = await highest_term(t)
+            await t.nothing_acknowledged()
+            found = await t.cluster.statuses()
+            assert sorted(found) == sorted(names)
+            assert {status["role"] for status in found.values()} <= {"follower", "pre-candidate"}
+            assert await highest_term(t) == term
 
 
 @pytest.mark.long
