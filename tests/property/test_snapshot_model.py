@@ -78,7 +78,8 @@ class StoreOnBadDisk(RuleBasedStateMachine):
     def is_its_model(self) -> None:
         if not hasattr(self, "store") or self.disk.fail is not healthy:
             return
-        assert [place_of(one) for one in self.store.metas()] == sorted(self.known)
+        there = [place_of(one) for one in self.store.metas()]
+        assert there == sorted(self.known), f"{there} are there, and not {sorted(self.known)}"
         for place, (one, data) in self.known.items():
             sound = place not in self.damaged
             assert self.store.verify(one) == sound, f"{place} does not verify" if sound else f"{place}: damage unseen"
@@ -221,6 +222,7 @@ class StoreOnBadDisk(RuleBasedStateMachine):
         self.transfer, self.held = None, 0
         for one in self.store.metas():
             if not self.store.verify(one):
+                assert place_of(one) in self.damaged, f"{place_of(one)} was published, and is not whole"
                 self.store.set_aside(one)
                 del self.known[place_of(one)]
                 self.damaged.remove(place_of(one))
@@ -261,5 +263,5 @@ def test_the_model_notices(without: str, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(SnapshotStore, "pin", lambda self, one: None)
     else:
         monkeypatch.setattr(SimulatedFiles, without, lambda self, place: None)
-    with pytest.raises(BaseException, match=r"verify|unseen|went|assert"):
+    with pytest.raises(BaseException, match=r"are there, and not|damage unseen|was published, and is not whole"):
         run_state_machine_as_test(StoreOnBadDisk, settings=settings(LIMITS, phases=[Phase.generate]))
