@@ -21,7 +21,7 @@ from tests.mutants.planted import ROOMS, ROOT, Bug, bugs, planted
 
 SEEDS = 200
 EXHAUSTIVE = "tests/property/"
-HUNTERS = ("the simulation", "exhaustive tests", "ordinary tests")
+HUNTERS = ("the simulation", "exhaustive or random tests", "ordinary tests")
 TABLE = Path(__file__).parent / "table.json"
 
 

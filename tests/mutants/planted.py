@@ -3,7 +3,7 @@
     patches/raft-commit_of_an_older_term.patch
         What: ...                    what the bug is, in a sentence
         Source: ...                  who had it
-        Test: tests/property/...     the exhaustive test that it belongs to; without it: the simulation
+        Test: tests/property/...     the test that it belongs to; without it: the simulation
         --- a/node/oarlock/...       a small patch
 
 Rule of this module: a patch that does not apply as it is, without fuzz, is a failure: it plants nothing.

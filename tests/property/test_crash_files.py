@@ -2,7 +2,9 @@
 every subset of what was not synced (rules 4, 15, 16, 18 and 19; pitfalls D10, D12 and D15).
 
 Rules of this module: what is found is a state that was written, never a mix, and none older than what was promised;
-what was found once stays. The member's start is the product's own, LMDB apart, which the simulated disk cannot hold.
+what was found once stays. The member's start is the product's own, LMDB apart, which the simulated disk cannot hold:
+LMDB's own writes are not in here, nor are those of a fetch (peers/snapshot_fetch.py), which go to a real file;
+`publish` below writes the staged file in its place.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from tests.wal_model import entries, frame, meta
 
 from oarlock.raft.types import SnapshotMeta
 from oarlock.runtime import recovery
+from oarlock.storage.ballast import Ballast
 from oarlock.storage.directory import DataDirectory
 from oarlock.storage.errors import Corrupt
 from oarlock.storage.files import read_file, write_file
@@ -242,6 +245,91 @@ def check_identity(left: Left[int]) -> int:
     return max(stages)
 
 
+# --- a snapshot that is damaged, twice
+
+FIRST, SECOND = history(6, (1, 1)), history(9, (1, 1))
+Found = tuple[tuple[int, ...], tuple[int, ...], int]  # indices of sound ones, of damaged ones that count, set aside
+DAMAGED_LATER: dict[int, set[Found]] = {  # by what was promised: what it may be, until the next is promised
+    0: {((), (), 0), ((6,), (), 0)},
+    1: {((), (6,), 0), ((), (), 1)},
+    2: {((), (), 1), ((6,), (), 1)},
+    3: {((), (6,), 1), ((), (6,), 0), ((), (), 1), ((6,), (), 1)},
+    4: {((6,), (), 1), ((6, 9), (), 1), ((6, 9), (), 0)},
+    5: {((6, 9), (), 0)},
+}
+
+
+def damage_life(disk: SimulatedFiles, promise: Promise) -> None:
+    """One is damaged and set aside, made again, damaged again, and made once more over it; the next one lets what was
+    set aside go."""
+    store, one = SnapshotStore(HOME / "snapshots", disk), meta_of(FIRST)
+    publish(store, disk, FIRST, 1)
+    disk.flip(store.path(one), 5, 0)
+    promise(1)
+    store.set_aside(one)
+    promise(2)
+    publish(store, disk, FIRST, 1)
+    disk.flip(store.path(one), 5, 0)
+    promise(3)
+    publish(store, disk, FIRST, 1)
+    promise(4)
+    publish(store, disk, SECOND, 1)
+    promise(5)
+
+
+def check_damage(left: Left[int]) -> int:
+    disk = copy.deepcopy(left.disk)
+    store = SnapshotStore(HOME / "snapshots", disk)
+    store.discard_partial()
+    sound = [one for one in store.metas() if store.verify(one)]
+    bad = [one for one in store.metas() if one not in sound]
+    aside = len(store.damaged())
+    found = tuple(one.index for one in sound), tuple(one.index for one in bad), aside
+    where = f"a stop before operation {left.operation}, subset {left.subset}"
+    assert found in DAMAGED_LATER[left.promised], f"{where}: {found}, which is not what was promised"
+    for one in bad:
+        store.set_aside(one)
+    disk.power_loss(0)
+    store = SnapshotStore(HOME / "snapshots", disk)
+    assert store.metas() == sound, f"{where}: found, and lost by the next power loss"
+    assert len(store.damaged()) == max(aside, len(bad)), f"{where}: what was set aside is gone"
+    return left.promised
+
+
+# --- the ballast
+
+
+def ballast_life(disk: SimulatedFiles, promise: Promise) -> None:
+    """Reserved, made larger, given up for one that finds no room, reserved again and given back; promises that nothing
+    is held any more, which is all that it can: a ballast is not synced."""
+    ballast = Ballast(HOME / "ballast", disk)
+    assert ballast.reserve(1500)
+    assert ballast.reserve(3000)
+    disk.capacity_bytes = 4000
+    assert not ballast.reserve(5000)
+    disk.capacity_bytes = None
+    assert ballast.reserve(3000)
+    assert ballast.release() == 3000
+    promise(1)
+
+
+def check_ballast(left: Left[int]) -> int:
+    """How much is held, if it is one of the amounts that were asked for, else -1."""
+    disk = copy.deepcopy(left.disk)
+    disk.capacity_bytes = None
+    where = f"a stop before operation {left.operation}, subset {left.subset}"
+    ballast = Ballast(HOME / "ballast", disk)
+    held = ballast.held_bytes()
+    assert held == disk.used_bytes() <= 5000, f"{where}: {held} bytes held"
+    assert not (left.promised and held), f"{where}: {held} bytes are held again that were given back"
+    assert ballast.reserve(3000), where
+    assert ballast.held_bytes() == disk.used_bytes() == 3000, where
+    assert ballast.release() == 3000
+    disk.power_loss(0)
+    assert disk.used_bytes() == 0, f"{where}: given back, and held again after the next power loss"
+    return held if held in (0, 1500, 3000) else -1
+
+
 # --- the tests
 
 KILLED = [False, True]
@@ -263,6 +351,21 @@ def test_an_identity_at_every_crash(killed: bool) -> None:
     assert stops > 30
 
 
+@pytest.mark.parametrize("killed", KILLED)
+def test_damaged_snapshots_at_every_crash(killed: bool) -> None:
+    """Rule 18, pitfall S12: one that was set aside counts no longer, and one made anew is there."""
+    found, stops = explore(damage_life, check_damage, killed)
+    assert found == set(DAMAGED_LATER)
+    assert stops > 30
+
+
+@pytest.mark.parametrize("killed", KILLED)
+def test_a_ballast_at_every_crash(killed: bool) -> None:
+    """Rule 5: whatever is found can be reserved again, and what was given back does not come again."""
+    found, _ = explore(ballast_life, check_ballast, killed)
+    assert found >= {0, 1500, 3000}
+
+
 def test_a_new_directory_of_a_killed_process() -> None:
     """The directory itself was made, and its name not synced, when the first process was killed."""
     disk = SimulatedFiles(random.Random(3))
@@ -277,16 +380,28 @@ def test_a_new_directory_of_a_killed_process() -> None:
 
 
 @pytest.mark.parametrize("without", ["sync", "sync_directory"])
-@pytest.mark.parametrize(("life", "check"), [(member_life, check_member), (identity_life, check_identity)])
+@pytest.mark.parametrize(
+    ("life", "check"), [(member_life, check_member), (identity_life, check_identity), (damage_life, check_damage)]
+)
 def test_a_sync_that_is_left_out_is_found(life, check, without: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oracle fires."""
     disk = begin()
     monkeypatch.setattr(sys.modules[__name__], "begin", lambda: copy.deepcopy(disk))
     monkeypatch.setattr(SimulatedFiles, without, lambda self, place: None)
     with pytest.raises(
-        (AssertionError, Corrupt), match=r"written next is lost|found, and lost|identity file is damaged"
+        (AssertionError, Corrupt),
+        match=r"written next is lost|found, and lost|not what was promised|identity file is damaged",
     ):
         explore(life, check, killed=False)
+
+
+def test_a_ballast_that_comes_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle fires."""
+    disk = begin()
+    monkeypatch.setattr(sys.modules[__name__], "begin", lambda: copy.deepcopy(disk))
+    monkeypatch.setattr(SimulatedFiles, "sync_directory", lambda self, place: None)
+    with pytest.raises(AssertionError, match="held again"):
+        explore(ballast_life, check_ballast, killed=False)
 
 
 def test_a_marker_before_its_snapshot_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,14 @@ counter at zero means that the test no longer tests what it says, and fails it.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
 
 import pytest
+from tests.majorities import has_majorities
 from tests.raft_cluster import Cluster, Node, member, node_id, short
 
 from oarlock.raft.configurations import placed_of
@@ -19,10 +23,11 @@ from oarlock.raft.options import Options
 from oarlock.raft.progress import ProgressState
 from oarlock.raft.quorum import halves
 from oarlock.raft.state import Role
-from oarlock.raft.types import EntryKind
+from oarlock.raft.types import EntryKind, NodeId
 
 SEEDS = 200
 ACTIONS = 1500
+PARTS = 5  # of a run that is looked at between its faults too
 OPTIONS = Options(max_inflight_appends=4, max_append_bytes=200, max_uncommitted_bytes=2000)
 
 MUST_HAPPEN = (
@@ -76,7 +81,7 @@ class Chaos:
     def up(self) -> list[Node]:
         return [node for node in self.cluster.nodes.values() if node.up]
 
-    def run(self) -> None:
+    def run(self, count: int = ACTIONS) -> None:
         actions = [
             (self.deliver, 60),
             (self.persist, 40),
@@ -97,7 +102,7 @@ class Chaos:
             (self.stall_disk, 0.2 * self.faults),
         ]
         doings, weights = [one for one, _ in actions], [weight for _, weight in actions]
-        for doing in self.rng.choices(doings, weights, k=ACTIONS):
+        for doing in self.rng.choices(doings, weights, k=count):
             doing()
             self.note_acknowledged()
 
@@ -393,3 +398,63 @@ def test_random_clusters_keep_every_invariant_and_converge() -> None:
     missing = [what for what in MUST_HAPPEN if not counts[what]]
     assert not missing, f"never happened: {missing}; {counts}"
     assert counts["acknowledged"] > 10 * SEEDS, counts
+
+
+def smallest_majorities(cluster: Cluster) -> list[tuple[NodeId, ...]]:
+    """As few members as decide in every configuration that anybody holds."""
+    held = [node.core.placed.configuration for node in cluster.nodes.values() if node.core.placed.configuration.voters]
+    voters = sorted({one.id for of in held for one in (*of.voters, *of.outgoing)})
+    for size in range(1, len(voters) + 1):
+        found = [ids for ids in combinations(voters, size) if all(has_majorities(of, ids) for of in held)]
+        if found:
+            return found
+    return []
+
+
+def elects_alone(cluster: Cluster, ids: Sequence[NodeId]) -> bool:
+    """Everybody else goes, with what is on its way."""
+    nodes = [cluster.nodes[id] for id in ids]
+    for node in cluster.nodes.values():
+        if node not in nodes and node.up:
+            cluster.crash(node.id)
+    cluster.network.clear()
+    for node in nodes:
+        for other in nodes:
+            if node is not other:
+                cluster.input(node, lambda core, to=other.id: core.peer_connected(to, cluster.now))
+    for _ in range(1500):
+        cluster.now += 0.02
+        cluster.tick()
+        cluster.settle()
+        for node in nodes:
+            if node.fetching is not None:
+                cluster.finish_fetch(node.id)
+        leader = cluster.leader()
+        if leader is not None and leader.noop_committed:
+            return True
+    return False
+
+
+def test_any_majority_elects_a_leader() -> None:
+    """Pitfall E2: one of them has a log that all others vote for, whichever they are and whatever came before. A whole
+    cluster does not show it: who won the last election wins again by the same votes."""
+    tried = 0
+    for seed in range(SEEDS // 2):
+        chaos = Chaos(seed)
+        for part in range(PARTS):
+            chaos.run(ACTIONS // PARTS)
+            if part % 2:
+                chaos.depose()
+            cluster = copy.deepcopy(chaos.cluster)
+            cluster.cut.clear()
+            cluster.eager = True
+            for node in list(cluster.nodes.values()):
+                if not node.up:
+                    cluster.restart(node.id)
+                cluster.work(node)
+            for ids in smallest_majorities(cluster):
+                tried += 1
+                alone = copy.deepcopy(cluster)
+                told = "; ".join(state_of(alone.nodes[id]) for id in ids)
+                assert elects_alone(alone, ids), f"seed {seed}, part {part}: no leader among {told}"
+    assert tried > 5 * SEEDS
