@@ -180,7 +180,7 @@ TIERS = (
     Tier("unit-3.13", 1, ("tests/unit", "tests/golden"), needs=(python313,), command=pytest_313),
     Tier("property", 2, ("tests/property",)),
     Tier("simulation", 5, ("tests/simulation",), options=("-s",)),
-    Tier("mutants", 5, ("tests/mutants",), ("patch",)),
+    Tier("mutants", 6, ("tests/mutants",), ("patch",)),
     Tier("integration", 4, ("tests/integration",), ("prometheus",)),
     Tier("chaos", 4, ("tests/chaos",), CHAOS, (root,), options=("-s", "-m", "not long")),
     Tier("planner", 3, ("tests/operator",)),
