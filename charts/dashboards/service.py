@@ -146,12 +146,13 @@ def http() -> list[Panel]:
             Query(m("oarlock_http_reading_bytes"), "{{pod}} being read"),
         ),
         graph(
-            "Reads and keys held",
-            "Linearizable reads that wait for an answer, and idempotency keys that are remembered (five minutes each). "
-            "Normal: reads near none, as many keys as writes bring. Beyond 65,536 reads, and beyond 1,048,576 keys for "
-            "new ones, the member answers 429.",
+            "Reads, keys and copies held",
+            "Linearizable reads that wait for an answer, idempotency keys that are remembered (five minutes each), and "
+            "clients that copy a snapshot. Normal: reads near none, as many keys as writes bring. Beyond 65,536 reads, "
+            "1,048,576 keys or 4 copies the member answers 429.",
             "none",
             Query(m("oarlock_reads_waiting"), "{{pod}} reads"),
+            Query(m("oarlock_snapshot_readers"), "{{pod}} copies"),
             Query(m("oarlock_idempotency_records"), "{{pod}} keys"),
         ),
     ]
