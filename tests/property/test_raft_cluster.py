@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import pytest
@@ -300,30 +300,39 @@ class Chaos:
                 self.refused(error)
 
 
-def converge(chaos: Chaos) -> None:
-    """All faults end. Within a bounded time there is one leader, one log, one configuration; a write goes through."""
-    cluster = chaos.cluster
+def end_faults(cluster: Cluster) -> None:
     cluster.cut.clear()
     cluster.eager = True
     for node in list(cluster.nodes.values()):
         if not node.up:
             cluster.restart(node.id)
         cluster.work(node)
-    everyone = list(cluster.nodes.values())
-    for node in everyone:
-        for other in everyone:
+
+
+def comes_true(cluster: Cluster, nodes: Sequence[Node], wanted: Callable[[], bool]) -> bool:
+    """Within a bounded time, in which these reach one another."""
+    for node in nodes:
+        for other in nodes:
             if node is not other:
                 cluster.input(node, lambda core, to=other.id: core.peer_connected(to, cluster.now))
     for _ in range(1500):
         cluster.now += 0.02
         cluster.tick()
         cluster.settle()
-        for node in everyone:
+        for node in nodes:
             if node.fetching is not None:
                 cluster.finish_fetch(node.id)
-        if is_whole(cluster):
-            break
-    else:
+        if wanted():
+            return True
+    return False
+
+
+def converge(chaos: Chaos) -> None:
+    """All faults end. Within a bounded time there is one leader, one log, one configuration; a write goes through."""
+    cluster = chaos.cluster
+    end_faults(cluster)
+    everyone = list(cluster.nodes.values())
+    if not comes_true(cluster, everyone, lambda: is_whole(cluster)):
         pytest.fail("no convergence: " + "; ".join(state_of(node) for node in everyone))
     leader = cluster.leader()
     assert leader is not None
@@ -418,21 +427,12 @@ def elects_alone(cluster: Cluster, ids: Sequence[NodeId]) -> bool:
         if node not in nodes and node.up:
             cluster.crash(node.id)
     cluster.network.clear()
-    for node in nodes:
-        for other in nodes:
-            if node is not other:
-                cluster.input(node, lambda core, to=other.id: core.peer_connected(to, cluster.now))
-    for _ in range(1500):
-        cluster.now += 0.02
-        cluster.tick()
-        cluster.settle()
-        for node in nodes:
-            if node.fetching is not None:
-                cluster.finish_fetch(node.id)
+
+    def led() -> bool:
         leader = cluster.leader()
-        if leader is not None and leader.noop_committed:
-            return True
-    return False
+        return leader is not None and leader.noop_committed
+
+    return comes_true(cluster, nodes, led)
 
 
 def test_any_majority_elects_a_leader() -> None:
@@ -446,12 +446,7 @@ def test_any_majority_elects_a_leader() -> None:
             if part % 2:
                 chaos.depose()
             cluster = copy.deepcopy(chaos.cluster)
-            cluster.cut.clear()
-            cluster.eager = True
-            for node in list(cluster.nodes.values()):
-                if not node.up:
-                    cluster.restart(node.id)
-                cluster.work(node)
+            end_faults(cluster)
             for ids in smallest_majorities(cluster):
                 tried += 1
                 alone = copy.deepcopy(cluster)
