@@ -252,9 +252,7 @@ def test_disk_hang_steps_down() -> None:
     solo.pull()
     for _ in range(9):
         solo.now += 0.1
-        for peer in "bc":
-            solo.give(HeartbeatReply, peer, 2, 0)
-        solo.core.tick(solo.now)
+        hear(solo)
     assert solo.core.role is Role.LEADER
     solo.now += 0.11
     solo.core.tick(solo.now)
@@ -268,6 +266,32 @@ def test_disk_hang_steps_down() -> None:
         solo.persist()
     solo.time_out()
     assert solo.core.role is Role.PRE_CANDIDATE
+
+
+def test_a_disk_that_answers_does_not_hang() -> None:
+    """D12: what waited behind other writes for longer than an election timeout was only slow; counted is the silence."""
+    solo = Solo()
+    solo.lead("b", "c")
+    for _ in range(4):
+        solo.core.propose(b"x", solo.now)
+        solo.pull()
+    for _ in range(3):
+        solo.now += 0.9
+        solo.persist()
+        hear(solo)
+        assert solo.core.role is Role.LEADER
+    solo.now += 0.9
+    hear(solo)
+    assert solo.core.role is Role.LEADER
+    solo.now += 0.11
+    hear(solo)
+    assert solo.core.role is Role.FOLLOWER
+
+
+def hear(solo: Solo) -> None:
+    for peer in "bc":
+        solo.give(HeartbeatReply, peer, 2, 0)
+    solo.core.tick(solo.now)
 
 
 def test_persist_tokens_are_cumulative() -> None:
@@ -305,11 +329,11 @@ def test_truncation_caps_what_a_token_vouches_for() -> None:
     first = durability.issue(1, "", 4, 0.0)
     durability.cap(1)
     second = durability.issue(1, "", 3, 0.0)
-    assert durability.persisted(first, 1)
+    assert durability.persisted(first, 1, 0.0)
     assert durability.durable_index == 1
-    assert durability.persisted(second, 1)
+    assert durability.persisted(second, 1, 0.0)
     assert durability.durable_index == 3
-    assert not durability.persisted(PersistToken(1, 2), 1), "once"
+    assert not durability.persisted(PersistToken(1, 2), 1, 0.0), "once"
 
     solo = Solo()
     solo.give(Append, "b", 2, 1, 1, 1, (command(2, 2), command(3, 2), command(4, 2)))

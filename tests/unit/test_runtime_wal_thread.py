@@ -12,6 +12,7 @@ import pytest
 from tests.simdisk import SimulatedFiles
 
 from oarlock.raft.effects import PersistToken
+from oarlock.raft.log import size_of
 from oarlock.raft.types import Entry, HardState
 from oarlock.runtime import wal_thread
 from oarlock.runtime.wal_thread import Durable, Submission, WalThread
@@ -93,6 +94,27 @@ async def test_what_is_queued_during_a_write_goes_out_together() -> None:
     await bench.thread.close()
     bench.files.fail = lambda *_: None
     assert [e.index for e in Wal.open(Path("/d/wal"), bench.files)[1].entries] == list(range(1, 40))
+
+
+async def test_much_that_is_queued_goes_out_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D12: a slow disk that a flood reaches is to be heard of before all of the flood is written."""
+    monkeypatch.setattr(wal_thread, "WRITE_BYTES", 3 * size_of(Entry(0, 0, 0, 0, b"x")))
+    bench = Bench()
+    bench.thread.start()
+    bench.syncing.clear()
+    bench.gate.clear()
+    bench.thread.submit(submission(1))
+    await asyncio.to_thread(bench.syncing.wait, PATIENCE)
+    for index in (2, 3, 4, 5):
+        bench.thread.submit(submission(index))
+    bench.thread.submit(Submission(Frame(HardState(1, "", 0), (Entry(6, 1, 0, 0, b"x" * 4096),)), PersistToken(1, 6), []))
+    bench.thread.submit(submission(7))
+    bench.gate.set()
+    await bench.until(lambda: len(bench.reports) == 5)
+    assert bench.reports == [[1], [2, 3, 4], [5], [6], [7]]
+    await bench.thread.close()
+    bench.files.fail = lambda *_: None
+    assert [e.index for e in Wal.open(Path("/d/wal"), bench.files)[1].entries] == list(range(1, 8))
 
 
 async def test_fsync_error_poisons_wal() -> None:

@@ -210,7 +210,7 @@ class Core(Views):
         """Everything handed out up to and including `token` is durable."""
         state = self._state
         state.now = now
-        if not state.durability.persisted(token, state.term):
+        if not state.durability.persisted(token, state.term, now):
             return
         if state.held:
             done = state.durability.durable_sequence

@@ -22,7 +22,15 @@ class Outstanding:
 
 
 class Durability:
-    __slots__ = ("_issued_state", "_outstanding", "_sequence", "_state_sequence", "durable_index", "durable_sequence")
+    __slots__ = (
+        "_answered_at",
+        "_issued_state",
+        "_outstanding",
+        "_sequence",
+        "_state_sequence",
+        "durable_index",
+        "durable_sequence",
+    )
 
     def __init__(self, term: int, vote: NodeId, last_index: int) -> None:
         self.durable_index = last_index
@@ -30,6 +38,7 @@ class Durability:
         self._sequence = 0
         self._issued_state = (term, vote)
         self._state_sequence = 0
+        self._answered_at: float | None = None
         self._outstanding: deque[Outstanding] = deque()
 
     @property
@@ -37,9 +46,13 @@ class Durability:
         return self._sequence
 
     @property
-    def oldest_issued_at(self) -> float | None:
-        """Since when the disk owes an answer."""
-        return self._outstanding[0].issued_at if self._outstanding else None
+    def owed_since(self) -> float | None:
+        """Since when the disk owes an answer, None if it owes none. What was issued while others were written before it
+        waited for its turn: a disk that answers again and again is slow, and does not hang."""
+        if not self._outstanding:
+            return None
+        issued_at = self._outstanding[0].issued_at
+        return issued_at if self._answered_at is None else max(issued_at, self._answered_at)
 
     def state_is_issued(self, term: int, vote: NodeId) -> bool:
         return self._issued_state == (term, vote)
@@ -56,8 +69,9 @@ class Durability:
         self._outstanding.append(Outstanding(token, now, last_index))
         return token
 
-    def persisted(self, token: PersistToken, term: int) -> bool:
+    def persisted(self, token: PersistToken, term: int, now: float) -> bool:
         """Whether anything became durable. A newer term has always issued a newer token, which covers the log too."""
+        self._answered_at = now
         if token.term < term:
             return False
         news = False

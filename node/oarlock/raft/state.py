@@ -136,9 +136,9 @@ class State:
 
     @property
     def disk_hangs(self) -> bool:
-        """A write that takes longer than an election timeout: this member should not lead (D12)."""
-        oldest = self.durability.oldest_issued_at
-        return oldest is not None and not self.within_election_timeout(oldest)
+        """The disk has owed an answer for an election timeout, and given none since: this member should not lead (D12)."""
+        owed_since = self.durability.owed_since
+        return owed_since is not None and not self.within_election_timeout(owed_since)
 
     @property
     def has_leader_lease(self) -> bool:

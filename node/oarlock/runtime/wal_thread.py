@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import queue
 import threading
 import time
@@ -17,12 +18,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from oarlock.raft.effects import PersistToken
+from oarlock.raft.log import size_of
 from oarlock.storage.errors import OutOfSpace, WalFailed
 from oarlock.storage.frame import Frame
 from oarlock.storage.wal import Wal
 
 SETTLE_SECONDS = 0.01  # idleness after which the last group commit gets its watermark (rule 3)
 NO_SPACE_SECONDS = 0.5  # between tries while the disk is full
+WRITE_BYTES = 8 << 20  # of one write, or a single larger frame: a disk that is only slow is heard of in between (D12)
 PREPARE_BYTES = 256 << 10  # of the next segment, after each write: under load there is no idle moment for it
 
 
@@ -144,7 +147,6 @@ class WalThread:
             due = self.step(items)
 
     def _step(self, items: Sequence[Item]) -> float | None:
-        retried = self.waits_for_space
         for item in items:
             if item is None:
                 self._ending = True
@@ -152,13 +154,13 @@ class WalThread:
                 self._batch.append(item)
             else:
                 self._calls.append(item)
-        if self._batch:
+        if not self._batch and not items:
+            self._idle()
+            return None
+        while self._batch:
             if not self._write():
                 return NO_SPACE_SECONDS
             self._prepare(PREPARE_BYTES)
-        elif not items and not retried:
-            self._idle()
-            return None
         calls, self._calls = self._calls, []
         for call in calls:
             call()
@@ -169,15 +171,17 @@ class WalThread:
         return SETTLE_SECONDS  # after a call too: it may have written, and `_idle` has a look at the disk
 
     def _write(self) -> bool:
-        """False: there is no space, and the batch stays."""
+        """The first of the batch. False: there is no space, and they stay."""
         began = self._clock()
+        count = _fitting(self._batch)
+        first, rest = self._batch[:count], self._batch[count:]
         try:
-            written = self._wal.append([s.frame for s in self._batch])
+            written = self._wal.append([s.frame for s in first])
         except OutOfSpace:
             self._space(full=True)
             return False
-        batch, self._batch = self._batch, []
-        self._report(self._on_durable, Durable(batch, self._clock() - began, written))
+        self._batch = rest
+        self._report(self._on_durable, Durable(first, self._clock() - began, written))
         return True
 
     def _idle(self) -> None:
@@ -207,6 +211,12 @@ class WalThread:
     def _report(self, function: Callable[..., None], *args: Any) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
+
+
+def _fitting(batch: Sequence[Submission]) -> int:
+    """How many of them go out in one write; the first always does."""
+    sizes = itertools.accumulate(sum(map(size_of, submission.frame.entries)) for submission in batch)
+    return max(1, sum(size <= WRITE_BYTES for size in sizes))
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:
