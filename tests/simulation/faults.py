@@ -399,6 +399,7 @@ class Faults:
             write_head(trees, head._replace(digest=bytes(255 - byte for byte in head.digest)))
             environment._head = environment.machine.head(trees)
         self.world.astray[process.node.node_id] = environment
+        self.world.strayed.add(process.node.node_id)
         self.world.wrong.add((environment.applied.index, environment.state_hash))
         self.did("a state gone astray")
 

@@ -142,11 +142,13 @@ class Oracles:
                 raise violated("check quorum", f"{core.node_id} has led term {term} alone for {ALONE_SECONDS} s")
 
     def look_for_false_alarms(self, processes: Sequence[Process]) -> None:
-        """Once a second. Rule 26: nobody is called diverged whose state is what it applied."""
-        astray = self.world.astray
+        """Once a second. Rule 26: nobody is called diverged whose state is what it applied, and there is an alarm only
+        between two of whom one had another state."""
+        astray, strayed = self.world.astray, self.world.strayed
         for node in [p.node for p in processes if p.up and p.node is not None]:
             judged = node.broken is not None and node.broken.lasting
-            if (judged and node.node_id not in astray) or (node.alarmed and not self.world.wrong):
+            alarms = [] if node.node_id in strayed else [peer for peer, _ in node.alarmed if peer not in strayed]
+            if (judged and node.node_id not in astray) or alarms:
                 raise violated("false alarm", f"{node.node_id}: {node.broken}, alarmed by {sorted(node.alarmed)}")
 
     def _remember_disk(self, core: Core) -> bool:
@@ -220,6 +222,7 @@ class Oracles:
             wrong.add((index, state_hash))
         elif (index, state_hash) in wrong:
             astray[node_id] = environment
+            self.world.strayed.add(node_id)
         else:
             known = self.hashes.setdefault(index, (state_hash, name))
             if known[0] != state_hash:

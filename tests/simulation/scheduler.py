@@ -42,6 +42,7 @@ class World:
         self.found: Violated | None = None  # by somebody who could not raise it
         self.astray: dict[str, object] = {}  # node id -> its environment, which is another than what it applied
         self.wrong: set[tuple[int, str]] = set()  # (index, hash) of such states
+        self.strayed: set[str] = set()  # node ids that ever had one
         self.after_event: Callable[[Loop], None] = lambda _: None
         self.graveyard: list[list[asyncio.Task[Any]]] = []  # of killed processes: what they held must not be closed yet
         self._heap: list[tuple[float, int, Loop, asyncio.Handle]] = []
