@@ -25,8 +25,9 @@ from oarlock.storage.wal import Wal
 
 SETTLE_SECONDS = 0.01  # idleness after which the last group commit gets its watermark (rule 3)
 NO_SPACE_SECONDS = 0.5  # between tries while the disk is full
-WRITE_BYTES = 8 << 20  # of one write, or a single larger frame: a disk that is only slow is heard of in between (D12)
-PREPARE_BYTES = 256 << 10  # of the next segment, after each write: under load there is no idle moment for it
+WRITE_BYTES = 2 << 20  # of one write, or a single larger frame: a disk that is only slow is heard of in between (D12)
+PREPARE_BYTES = 256 << 10  # of the next segment, after each write, or twice what was written: under load there is no
+# idle moment for it, and a write that had to wait for a whole new segment would look like a hang
 
 
 @dataclass(slots=True)
@@ -160,7 +161,6 @@ class WalThread:
         while self._batch:
             if not self._write():
                 return NO_SPACE_SECONDS
-            self._prepare(PREPARE_BYTES)
         calls, self._calls = self._calls, []
         for call in calls:
             call()
@@ -182,6 +182,7 @@ class WalThread:
             return False
         self._batch = rest
         self._report(self._on_durable, Durable(first, self._clock() - began, written))
+        self._prepare(max(PREPARE_BYTES, 2 * written))
         return True
 
     def _idle(self) -> None:
