@@ -269,7 +269,7 @@ def test_disk_hang_steps_down() -> None:
 
 
 def test_a_disk_that_answers_does_not_hang() -> None:
-    """D12: what waited behind other writes for longer than an election timeout was only slow; counted is the silence."""
+    """D12: what waited behind other writes for longer than an election timeout was only slow; silence counts."""
     solo = Solo()
     solo.lead("b", "c")
     for _ in range(4):

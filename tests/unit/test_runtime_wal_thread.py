@@ -107,7 +107,9 @@ async def test_much_that_is_queued_goes_out_in_parts(monkeypatch: pytest.MonkeyP
     await asyncio.to_thread(bench.syncing.wait, PATIENCE)
     for index in (2, 3, 4, 5):
         bench.thread.submit(submission(index))
-    bench.thread.submit(Submission(Frame(HardState(1, "", 0), (Entry(6, 1, 0, 0, b"x" * 4096),)), PersistToken(1, 6), []))
+    bench.thread.submit(
+        Submission(Frame(HardState(1, "", 0), (Entry(6, 1, 0, 0, b"x" * 4096),)), PersistToken(1, 6), [])
+    )
     bench.thread.submit(submission(7))
     bench.gate.set()
     await bench.until(lambda: sum(map(len, bench.reports)) == 7)

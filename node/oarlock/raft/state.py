@@ -136,7 +136,7 @@ class State:
 
     @property
     def disk_hangs(self) -> bool:
-        """The disk has owed an answer for an election timeout, and given none since: this member should not lead (D12)."""
+        """The disk has owed an answer for an election timeout, and given none: this member should not lead (D12)."""
         owed_since = self.durability.owed_since
         return owed_since is not None and not self.within_election_timeout(owed_since)
 
