@@ -133,13 +133,14 @@ class Disk:
 
     # .. slowness ..
 
-    def throttle(self, pid: int, writes_a_second: int) -> None:
-        """The process gets so many writes a second from this disk (cgroup v1's blkio)."""
+    def throttle(self, pid: int, *, writes_a_second: int = 0, bytes_a_second: int = 0) -> None:
+        """The process gets so many writes, or bytes, a second from this disk (cgroup v1's blkio); 0: no limit."""
         if self._group is None:
             self._group = BLKIO / f"oarlock-chaos-{os.getpid()}-{self.name}"
             self._group.mkdir()
         device = run("findmnt", "-n", "-o", "MAJ:MIN", self.place).strip()
         (self._group / "blkio.throttle.write_iops_device").write_text(f"{device} {writes_a_second}")
+        (self._group / "blkio.throttle.write_bps_device").write_text(f"{device} {bytes_a_second}")
         (self._group / "cgroup.procs").write_text(str(pid))
 
     def throttle_off(self) -> None:

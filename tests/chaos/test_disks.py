@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import pathlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
@@ -15,16 +16,22 @@ from tests.chaos.disks import Disk, can_throttle
 from tests.chaos.oracles import Observation
 from tests.chaos.scenario import ELECTION_SECONDS, ChaosMember, Trial, trial
 from tests.chaos.syscalls import injected
+from tests.flood import Writer
 
 THREE = ("a", "b", "c")
+FLOODED_BYTES_A_SECOND = 10 << 20  # 64 MiB in one write would take six time-outs
+FLOOD_SECONDS = 6.0
+FLOODERS = 100  # with 1 MiB each: more than a member takes at once
+MOST_HELD_BYTES = 640 << 20  # ten times what may be in flight: log, two windows, state and buffers hold it too
 TWO_TIME_OUTS = 2 * 2 * ELECTION_SECONDS  # of the longest: each is drawn from [T, 2T)
 LAST_WORDS = ("Input/output error", "the member failed")  # of one whose disk has failed it: the log's, or the store's
 
 
 @contextlib.contextmanager
-def disks(root: pathlib.Path, *names: str, kind: str = "ext4") -> Iterator[dict[str, Disk]]:
+def disks(root: pathlib.Path, *names: str, kind: str = "ext4", mebibytes: int = 320) -> Iterator[dict[str, Disk]]:
     with contextlib.ExitStack() as stack:
-        yield {name: stack.enter_context(Disk(root, name, kind=kind)) for name in names}
+        made = (Disk(root, name, kind=kind, mebibytes=mebibytes) for name in names)
+        yield {disk.name: stack.enter_context(disk) for disk in made}
 
 
 async def ended(member: ChaosMember, seconds: float = 15) -> int:
@@ -172,6 +179,33 @@ async def test_slow_disk_of_the_leader(tmp_path: pathlib.Path) -> None:
                 await t.acknowledged(100)
             await t.whole()
             assert await t.leader() == leader
+
+
+@pytest.mark.skipif(not can_throttle(), reason="needs cgroup v1's blkio: strace delays calls, however much they write")
+async def test_flood_of_large_writes_on_the_leaders_slow_disk(tmp_path: pathlib.Path) -> None:
+    """The others commit in no time what the leader has still to write. It leads on, since its disk answers, and takes
+    no more than it may hold (rules 6 and 33)."""
+    with disks(tmp_path, *THREE, mebibytes=1024) as on:
+        async with trial(tmp_path, *THREE, disks=on.values()) as t:
+            leader = await t.leader()
+            before = await t.cluster.status(leader)
+            url = httpx.URL(t.member(leader).client_url)
+            async with t.fault("a flood of large writes on the leader's slow disk") as seen:
+                small = t.member(leader).most_resident_bytes()
+                on[leader].throttle(t.member(leader).pid, bytes_a_second=FLOODED_BYTES_A_SECOND)
+                end = time.monotonic() + FLOOD_SECONDS
+                writers = [Writer(f"flood/{n}", 1 << 20) for n in range(FLOODERS)]
+                async with asyncio.timeout(FLOOD_SECONDS + 30):
+                    await asyncio.gather(*(writer.run(url, end) for writer in writers))
+                codes = sum((writer.codes for writer in writers), Counter[int]())
+                seen.measured("429s", codes[429], 1)
+                seen.measured("seconds a write", await write_seconds(t, leader, 1), 0.05)
+                grown = t.member(leader).most_resident_bytes() - small
+                on[leader].throttle_off()
+                now = await t.cluster.status(leader)
+                assert (now["role"], now["term"]) == ("leader", before["term"]), codes
+                assert grown < MOST_HELD_BYTES, f"{grown >> 20} MiB, {codes}"
+            await t.whole()
 
 
 @contextlib.asynccontextmanager

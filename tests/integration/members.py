@@ -108,6 +108,14 @@ class MemberProcess:
     def wipe(self) -> None:
         shutil.rmtree(self.directory)
 
+    def most_resident_bytes(self) -> int:
+        """Of its memory since it was started, less what it maps of the store's file now."""
+        assert self.process is not None, "not started"
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        lines = dict(line.split(":", 1) for line in status.splitlines())
+        most, mapped = (int(lines[name].split()[0]) * 1024 for name in ("VmHWM", "RssFile"))
+        return most - mapped
+
     def log_lines(self) -> Iterator[dict[str, Any]]:
         for line in self.log.read_text().splitlines():
             if line.startswith("{"):

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import pathlib
-import re
 import time
 from collections import Counter
 
 import httpx
 import pytest
-from tests.integration.members import Cluster, MemberProcess, cluster, pause, resume
+from tests.flood import NUMBER_BYTES, Writer
+from tests.integration.members import Cluster, cluster, pause, resume
 
 MIB = 1 << 20
 VALUE = b"x" * MIB
@@ -25,13 +25,6 @@ READING_BYTES = 64 * MIB  # of requests that are not whole yet
 ELECTION_MS = 8000  # so that a leader without its followers leads on for longer than that
 MOST_CONNECTIONS = 200
 FLOOD_SECONDS = 3.0
-NUMBER_BYTES = 8  # the first ones of a value: which write of its writer it is
-
-
-def resident_bytes(member: MemberProcess) -> int:
-    assert member.process is not None
-    status = pathlib.Path(f"/proc/{member.process.pid}/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 async def flood(url: str, prefix: str) -> dict[str, httpx.Response]:
@@ -50,7 +43,7 @@ async def test_a_flood_of_writes_ends_in_429_and_the_leader_leads_on(tmp_path: p
         term = (await made.status(leader))["term"]
         at = leader if through == "leader" else next(name for name in made.members if name != leader)
         others = [member for name, member in made.members.items() if name != at]
-        small = resident_bytes(made.members[at])
+        small = made.members[at].most_resident_bytes()
         for member in others:
             pause(member)
         try:
@@ -69,7 +62,7 @@ async def test_a_flood_of_writes_ends_in_429_and_the_leader_leads_on(tmp_path: p
                 assert answer.json()["outcome"] == "not_applied"
                 assert int(answer.headers["retry-after"]) >= 1
         assert (codes[201] + codes[504]) * MIB <= IN_FLIGHT_BYTES
-        held = resident_bytes(made.members[at]) - small  # the log, two peers' windows and the state hold them too
+        held = made.members[at].most_resident_bytes() - small  # the log, two peers' windows and the state hold them too
         assert held < 10 * IN_FLIGHT_BYTES, f"{held >> 20} MiB"
 
         now = await made.status(leader)
@@ -80,42 +73,6 @@ async def test_a_flood_of_writes_ends_in_429_and_the_leader_leads_on(tmp_path: p
             found = await made.http.get(f"{url}/v1/kv/{key}")
             assert found.status_code in {201: (200,), 504: (200, 404)}.get(answer.status_code, (404,)), key
         assert made.complaints() == []
-
-
-class Writer:
-    """One connection's writes to a key of its own, one after the other, each with a number. Turned away, it comes
-    again."""
-
-    def __init__(self, key: str, size: int) -> None:
-        self.key = key
-        self.codes: Counter[int] = Counter()  # 0: the connection was closed
-        self.sent = self.acknowledged = 0
-        self._head = b"PUT /v1/kv/%b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (key.encode(), size)
-        self._rest = b"x" * (size - NUMBER_BYTES)
-
-    async def run(self, url: httpx.URL, end: float) -> None:
-        while time.monotonic() < end:
-            reader, writer = await asyncio.open_connection(url.host, url.port)
-            try:
-                while time.monotonic() < end and await self._write(reader, writer) in (200, 201):
-                    self.acknowledged = self.sent
-            except (asyncio.IncompleteReadError, ConnectionError):
-                self.codes[0] += 1
-            finally:
-                writer.close()
-            await asyncio.sleep(0.05)
-
-    async def _write(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
-        self.sent += 1
-        writer.write(self._head + b"%0*d" % (NUMBER_BYTES, self.sent) + self._rest)
-        head = await reader.readuntil(b"\r\n\r\n")
-        code = int(head.split(b" ", 2)[1])
-        self.codes[code] += 1
-        if code != 503:  # which closes the connection
-            length = re.search(rb"content-length: (\d+)", head)
-            assert length is not None, head
-            await reader.readexactly(int(length[1]))
-        return code
 
 
 async def flooded(made: Cluster, at: str, writers: list[Writer]) -> Counter[int]:
@@ -156,7 +113,11 @@ async def test_a_flood_of_large_writes_costs_no_election(tmp_path: pathlib.Path,
     async with cluster(tmp_path, "a", "b", "c") as made:
         leader = await made.leader()
         at = leader if through == "leader" else next(name for name in made.members if name != leader)
+        small = {name: member.most_resident_bytes() for name, member in made.members.items()}
         codes = await flooded(made, at, [Writer(f"large/{n}", MIB) for n in range(MOST_CONNECTIONS)])
+        for name, member in made.members.items():  # also what was refused must leave nothing behind
+            held = member.most_resident_bytes() - small[name]
+            assert held < 10 * IN_FLIGHT_BYTES, f"{name}: {held >> 20} MiB, {codes}"
         assert codes[429] > 0, codes
         assert codes[200] + codes[201] > 0, codes
         assert set(codes) <= {0, 200, 201, 429, 503, 504}, codes
@@ -166,7 +127,7 @@ async def test_bodies_that_never_end_are_bounded_together(tmp_path: pathlib.Path
     """Each connection may send 1.5 MiB within 30 s: 4096 of them would hold 6 GiB."""
     async with cluster(tmp_path, "a") as made:
         url = httpx.URL(made.members["a"].client_url)
-        small = resident_bytes(made.members["a"])
+        small = made.members["a"].most_resident_bytes()
         head = b"PUT /v1/kv/slow/%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
         connections = []
 
@@ -188,7 +149,7 @@ async def test_bodies_that_never_end_are_bounded_together(tmp_path: pathlib.Path
             metrics = (await made.http.get(f"{made.members['a'].ops_url}/metrics")).text
             reading = next(line for line in metrics.splitlines() if line.startswith("oarlock_http_reading_bytes "))
             assert 0.9 * READING_BYTES < float(reading.split()[1]) <= READING_BYTES
-            assert resident_bytes(made.members["a"]) - small < 4 * READING_BYTES
+            assert made.members["a"].most_resident_bytes() - small < 4 * READING_BYTES
             assert (await made.http.put(f"{url}/v1/kv/small", content=b"1")).status_code == 201
             assert (await made.http.put(f"{url}/v1/kv/large", content=VALUE)).status_code == 429
         finally:

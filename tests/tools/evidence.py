@@ -21,7 +21,7 @@ CHAOS = ("tests/chaos/[!t]*", "tests/integration/members.py")  # what its scenar
 SOURCES = {  # of each part: the product, and what judges it; a star stands for what is committed there
     "soak": ("node", "tests/simulation", "tests/simdisk.py", "tests/wgl.py"),
     "mutants": ("node", "tests/simulation", "tests/simdisk.py", "tests/wgl.py", "tests/mutants/[!t]*"),
-    "chaos": ("node", "requirements", *CHAOS, "tests/judge.py", "tests/load.py", "tests/wgl.py"),
+    "chaos": ("node", "requirements", *CHAOS, "tests/flood.py", "tests/judge.py", "tests/load.py", "tests/wgl.py"),
     "e2e": (*PRODUCT, "tests/e2e/*.py", "tests/kube", "tests/images", "tests/judge.py", "tests/load.py"),
 }
 

@@ -14,8 +14,10 @@ from oarlock.raft import quorum
 from oarlock.raft.core import Core
 from oarlock.raft.durability import Durability
 from oarlock.raft.effects import PersistToken
-from oarlock.raft.errors import LocalError
+from oarlock.raft.errors import Busy, LocalError
+from oarlock.raft.log import size_of
 from oarlock.raft.messages import Append, AppendReply, Heartbeat, HeartbeatReply, PreVoteReply, Vote, VoteReply
+from oarlock.raft.options import Options
 from oarlock.raft.state import Role
 from oarlock.raft.types import EntryKind, HardState
 
@@ -288,6 +290,28 @@ def test_a_disk_that_answers_does_not_hang() -> None:
     assert solo.core.role is Role.FOLLOWER
 
 
+def test_what_waits_for_a_slow_disk_is_bounded() -> None:
+    """Rule 6: the others commit it long before the leader has written it, and would do so for ever."""
+    entry = size_of(command(1, 1))
+    solo = Solo(options=Options(max_uncommitted_bytes=3 * entry))
+    solo.lead("b", "c")
+    for index in (3, 4, 5):
+        solo.core.propose(b"x", solo.now)
+        solo.pull()
+        for follower in "bc":
+            solo.give(AppendReply, follower, 2, True, index, 0, 0)
+        assert solo.core.commit_index == index
+    with pytest.raises(Busy, match="the leader's disk"):
+        solo.core.propose(b"x", solo.now)
+    solo.core.propose(b"", solo.now, EntryKind.NOOP)
+    solo.pull()
+    solo.persist()
+    with pytest.raises(Busy):
+        solo.core.propose(b"x", solo.now)
+    solo.persist()
+    solo.core.propose(b"x", solo.now)
+
+
 def hear(solo: Solo) -> None:
     for peer in "bc":
         solo.give(HeartbeatReply, peer, 2, 0)
@@ -326,9 +350,9 @@ def test_append_ack_ignored_after_term_change() -> None:
 def test_truncation_caps_what_a_token_vouches_for() -> None:
     """Rule 7, the ABA case: the answer for entries 2..4 comes after they were replaced, in the same term."""
     durability = Durability(1, "", 1)
-    first = durability.issue(1, "", 4, 0.0)
+    first = durability.issue(1, "", 4, 0, 0.0)
     durability.cap(1)
-    second = durability.issue(1, "", 3, 0.0)
+    second = durability.issue(1, "", 3, 0, 0.0)
     assert durability.persisted(first, 1, 0.0)
     assert durability.durable_index == 1
     assert durability.persisted(second, 1, 0.0)

@@ -77,7 +77,7 @@ class Guarded:
                     raise too_large(f"the request's body has more than {self._limit} bytes")
             await self._app(scope, counted_receive, watched_send)
         except ApiError as e:
-            error = e
+            error = e.with_traceback(None)  # which leads to this frame, in a cycle
         except Exception:
             logger.exception("a request failed in a way that no rule foresees")
             why = "the member failed at this request; its log says why"

@@ -124,10 +124,11 @@ class KvApp:
                 await respond(send, status, extra, body, head=method == "HEAD")
             self._counts.add(route, status, perf_counter() - started)
             return
+        # Without their tracebacks: those lead to this frame, and to the body, in a cycle that waits for the collector.
         except ApiError as e:
-            error = e
+            error = e.with_traceback(None)
         except Refused as e:
-            error = from_refused(e)
+            error = from_refused(e.with_traceback(None))
         except DeadlineExceeded:
             error = timed_out(write=method in ("PUT", "DELETE"), seconds=self._limits.request_seconds)
         except Disconnected:

@@ -157,9 +157,9 @@ class Core(Views):
     def propose(self, data: bytes, now: float, kind: int = EntryKind.COMMANDS) -> tuple[int, int]:
         """Append an entry; returns its (index, term), which decide its outcome (rule 8).
 
-        Raises NotLeader, or Busy while leadership is handed over or the uncommitted log is at its bound. The bound
-        never refuses the first uncommitted entry, nor one that is not a client's (L13). CONFIGURATION entries are
-        change_configuration's alone: LocalError.
+        Raises NotLeader, or Busy while leadership is handed over or the log that is not committed, or not yet on this
+        member's disk, is at its bound (rule 6). The bound never refuses the first such entry, nor one that is not a
+        client's (L13). CONFIGURATION entries are change_configuration's alone: LocalError.
         """
         state = self._state
         state.now = now
@@ -169,10 +169,12 @@ class Core(Views):
             raise NotLeader(state.leader)
         if state.transferring != NOBODY:
             raise Busy("leadership is being handed over")
-        if kind == EntryKind.COMMANDS and state.uncommitted_bytes > 0:
-            wanted = state.uncommitted_bytes + size_of(Entry(0, 0, kind, 0, data))
-            if wanted > state.options.max_uncommitted_bytes:
+        if kind == EntryKind.COMMANDS:
+            room = state.options.max_uncommitted_bytes - size_of(Entry(0, 0, kind, 0, data))
+            if 0 < state.uncommitted_bytes > room:
                 raise Busy("too much is waiting to be committed")
+            if 0 < state.durability.owed_bytes > room:  # faster disks than this one may have committed it already
+                raise Busy("too much is waiting for the leader's disk")
         entry = replication.append_entry(state, kind, data)
         self._settle()
         return entry.index, entry.term
@@ -320,7 +322,8 @@ class Core(Views):
         ready = Ready(messages=state.messages, reads=state.reads, install=state.install, fetch=state.fetch)
         ready.entries = state.log.take_unpersisted()
         if ready.entries or ready.install or not durability.state_is_issued(state.term, state.vote):
-            ready.token = durability.issue(state.term, state.vote, state.log.last_index, now)
+            size_bytes = sum(map(size_of, ready.entries))
+            ready.token = durability.issue(state.term, state.vote, state.log.last_index, size_bytes, now)
             ready.hard_state = HardState(state.term, state.vote, state.commit)
         for message in state.promises:
             if message.term < state.term:

@@ -19,6 +19,7 @@ class Outstanding:
     token: PersistToken
     issued_at: float
     last_index: int
+    size_bytes: int
 
 
 class Durability:
@@ -30,11 +31,13 @@ class Durability:
         "_state_sequence",
         "durable_index",
         "durable_sequence",
+        "owed_bytes",
     )
 
     def __init__(self, term: int, vote: NodeId, last_index: int) -> None:
         self.durable_index = last_index
         self.durable_sequence = 0
+        self.owed_bytes = 0  # of entries that are on their way to the disk
         self._sequence = 0
         self._issued_state = (term, vote)
         self._state_sequence = 0
@@ -60,13 +63,14 @@ class Durability:
     def state_is_durable(self, term: int, vote: NodeId) -> bool:
         return self._issued_state == (term, vote) and self._state_sequence <= self.durable_sequence
 
-    def issue(self, term: int, vote: NodeId, last_index: int, now: float) -> PersistToken:
+    def issue(self, term: int, vote: NodeId, last_index: int, size_bytes: int, now: float) -> PersistToken:
         self._sequence += 1
         if self._issued_state != (term, vote):
             self._issued_state = (term, vote)
             self._state_sequence = self._sequence
         token = PersistToken(term, self._sequence)
-        self._outstanding.append(Outstanding(token, now, last_index))
+        self._outstanding.append(Outstanding(token, now, last_index, size_bytes))
+        self.owed_bytes += size_bytes
         return token
 
     def persisted(self, token: PersistToken, term: int, now: float) -> bool:
@@ -77,6 +81,7 @@ class Durability:
         news = False
         while self._outstanding and self._outstanding[0].token.sequence <= token.sequence:
             done = self._outstanding.popleft()
+            self.owed_bytes -= done.size_bytes
             self.durable_index = max(self.durable_index, done.last_index)
             self.durable_sequence = done.token.sequence
             news = True

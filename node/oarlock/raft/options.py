@@ -27,7 +27,8 @@ class Options:
     """The window per peer: what may be sent and not yet acknowledged (thesis 10.2.1)."""
 
     max_uncommitted_bytes: int = 64 * MIB
-    """Of entries a leader holds and has not committed; beyond it proposals are refused."""
+    """Of entries a leader holds and has not committed, and of those its own disk does not have yet; beyond either
+    proposals are refused."""
 
     def __post_init__(self) -> None:
         if not 0 < self.heartbeat_seconds < self.election_timeout_seconds:
