@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 from tests.member import RunningMember, running_member
+
+from oarlock.api.problems import ApiError
+from oarlock.runtime.errors import Refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -67,6 +71,24 @@ async def test_json_envelope_names_text_and_base64_apart(member: RunningMember) 
     assert text["mod_revision"] == text["create_revision"]
     assert raw["value_b64"] == base64.b64encode(b"\xff\x00").decode()
     assert "value" not in raw
+
+
+async def test_a_refused_request_leaves_nothing_to_the_garbage_collector(
+    member: RunningMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 33: an error, its traceback and the frame that keeps it are a cycle, with the request's body in it. There is
+    no collection for as long as a flood makes few objects, each of a megabyte."""
+    assert member.node.engine is not None
+    monkeypatch.setattr(member.node.engine.member, "in_flight_bytes", member.node.engine.member.limits.in_flight_bytes)
+    gc.collect()
+    gc.disable()
+    try:
+        for size, status in ((100_000, 429), (2 << 20, 413)):  # refused by the engine, and while it is read
+            assert (await member.client.put("/v1/kv/refused", content=b"x" * size)).status_code == status
+        kept = [error for error in gc.get_objects() if isinstance(error, (ApiError, Refused))]
+    finally:
+        gc.enable()
+    assert not kept
 
 
 async def test_absent_key_is_404(member: RunningMember) -> None:
