@@ -23,8 +23,8 @@ from oarlock.storage.wal import Wal
 PATIENCE = 10.0  # of a test that would else hang
 
 
-def submission(index: int) -> Submission:
-    frame = Frame(HardState(1, "", 0), (Entry(index, 1, 0, 0, b"x"),))
+def submission(index: int, data: bytes = b"x") -> Submission:
+    frame = Frame(HardState(1, "", 0), (Entry(index, 1, 0, 0, data),))
     return Submission(frame, PersistToken(1, index), [f"after {index}"])
 
 
@@ -70,6 +70,14 @@ class Bench:
         self.space.append(full)
         self.heard.set()
 
+    async def begin_a_write(self) -> None:
+        """Of the first submission; it waits until the gate is opened."""
+        self.thread.start()
+        self.syncing.clear()
+        self.gate.clear()
+        self.thread.submit(submission(1))
+        await asyncio.to_thread(self.syncing.wait, PATIENCE)
+
     async def until(self, true: Any) -> None:
         async with asyncio.timeout(PATIENCE):
             while not true():
@@ -80,11 +88,7 @@ class Bench:
 async def test_what_is_queued_during_a_write_goes_out_together() -> None:
     """Group commit; reports in the order of submission (rule 7)."""
     bench = Bench()
-    bench.thread.start()
-    bench.syncing.clear()
-    bench.gate.clear()
-    bench.thread.submit(submission(1))
-    await asyncio.to_thread(bench.syncing.wait, PATIENCE)
+    await bench.begin_a_write()
     for index in range(2, 40):
         bench.thread.submit(submission(index))
     assert bench.reports == []  # nothing is durable yet, and nobody is told so
@@ -100,16 +104,10 @@ async def test_much_that_is_queued_goes_out_in_parts(monkeypatch: pytest.MonkeyP
     """D12: a slow disk that a flood reaches is to be heard of before all of the flood is written."""
     monkeypatch.setattr(wal_thread, "WRITE_BYTES", 3 * size_of(Entry(0, 0, 0, 0, b"x")))
     bench = Bench()
-    bench.thread.start()
-    bench.syncing.clear()
-    bench.gate.clear()
-    bench.thread.submit(submission(1))
-    await asyncio.to_thread(bench.syncing.wait, PATIENCE)
+    await bench.begin_a_write()
     for index in (2, 3, 4, 5):
         bench.thread.submit(submission(index))
-    bench.thread.submit(
-        Submission(Frame(HardState(1, "", 0), (Entry(6, 1, 0, 0, b"x" * 4096),)), PersistToken(1, 6), [])
-    )
+    bench.thread.submit(submission(6, b"x" * 4096))
     bench.thread.submit(submission(7))
     bench.gate.set()
     await bench.until(lambda: sum(map(len, bench.reports)) == 7)
