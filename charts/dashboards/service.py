@@ -139,10 +139,12 @@ def http() -> list[Panel]:
         ),
         graph(
             "Held in memory",
-            "Writes that are not decided yet, and large values that are still being read. Normal: below a few MiB. At "
-            "64 MiB the member answers 429: clients send more than disks and members take, or send too slowly.",
+            "Writes that are not decided yet, entries on their way to the member's own disk, and large values that are "
+            "still being read. Normal: below a few MiB. At 64 MiB of one of them the member answers 429: clients send "
+            "more than disks and members take, or send too slowly.",
             "bytes",
             Query(m("oarlock_commands_in_flight_bytes"), "{{pod}} undecided"),
+            Query(m("oarlock_wal_waiting_bytes"), "{{pod}} to be written"),
             Query(m("oarlock_http_reading_bytes"), "{{pod}} being read"),
         ),
         graph(

@@ -237,7 +237,6 @@ class MemberState(RuleBasedStateMachine):
     def clean_stop(self, reboot: bool) -> None:
         self.write()
         before = self.environment.applied
-        self.environment.sync()
         self.stop()
         self.directory.mark_clean_stop()
         self.boot += reboot
@@ -287,7 +286,7 @@ def test_the_state_is_what_the_log_says() -> None:
 def test_the_model_notices(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oracle fires: rule 21 left out."""
     if wrong == "trusts any state":
-        monkeypatch.setattr(recovery, "_trusted", lambda path, *_: Environment.peek(path) is not None)
+        monkeypatch.setattr(recovery, "_trusted", lambda _, path, *rest: Environment.peek(path) is not None)
     else:
         monkeypatch.setattr(DataDirectory, "restart_kind", lambda self: "same_boot")
     with pytest.raises(BaseException, match=r"entries that are not in the log|was trusted"):

@@ -1,12 +1,14 @@
 """A member's disk: the forgetful one of tests/simdisk, with LMDB's files beside it in real memory.
 
 Rules of this module: LMDB opens files by name, so states and snapshots lie in a real directory too; a snapshot's file
-obeys the simulated disk (what was not synced may be torn or gone after a power loss). Nobody syncs a working state:
-after a power loss, of each page the one or the other content that it had since the process began is there (rule 21).
+obeys the simulated disk (what was not synced may be torn or gone after a power loss). A working state is synced by a
+clean stop alone: after a power loss, each of its pages is as the last sync or the start found it, or as it was written
+since (rule 21), and which states there are is as one or the other found it: the worst that may be.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -37,7 +39,9 @@ class Disk(SimulatedFiles):
         self.slow = False
         self.hung = False
         self.waiting: list[Callable[[], None]] = []  # threads in a hung system call
-        self._states: dict[str, bytes] = {}  # working states as the process found them
+        self._states: dict[str, bytes] = {}  # working states as the process found them, or synced them
+        self._names: frozenset[str] = frozenset()  # of those, what is durable
+        self._opened: dict[int, Path] = {}  # of those, by handle
         root.mkdir(parents=True)
 
     def write_seconds(self) -> float:
@@ -59,6 +63,10 @@ class Disk(SimulatedFiles):
         for go_on in waiting:
             go_on()
 
+    @property
+    def _working(self) -> Path:
+        return self.root / "state"
+
     # -- the mirror
 
     def mkdir(self, path: Path) -> None:
@@ -68,11 +76,37 @@ class Disk(SimulatedFiles):
 
     def open(self, path: Path) -> int:
         self._pull(path)
-        return super().open(path)
+        if path.parent != self._working:
+            return super().open(path)
+        self.fail("open", path)
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, "absent", str(path))
+        self._next_handle += 1
+        self._opened[self._next_handle] = path
+        return self._next_handle
+
+    def close(self, handle: int) -> None:
+        if self._opened.pop(handle, None) is None:
+            super().close(handle)
+
+    def sync(self, handle: int) -> None:
+        path = self._opened.get(handle)
+        if path is None:
+            super().sync(handle)
+            return
+        self.fail("sync", path)
+        self._states[path.name] = path.read_bytes()
+
+    def sync_directory(self, path: Path) -> None:
+        if path != self._working:
+            super().sync_directory(path)
+            return
+        self.fail("sync_directory", path)
+        self._names = frozenset(state.name for state in self._working_states())
 
     def exists(self, path: Path) -> bool:
         self._pull(path)
-        return super().exists(path) or (path.parent == self.root and path.name == "state" and path.exists())
+        return super().exists(path) or (path == self._working and path.exists())
 
     def listdir(self, path: Path) -> list[str]:
         self._pull(path / STATE_FILE)
@@ -81,6 +115,7 @@ class Disk(SimulatedFiles):
     def rename(self, old: Path, new: Path) -> None:
         if old.name == "state":  # of a quarantine; LMDB's alone
             old.rename(new)
+            self._names = frozenset()
             return
         super().rename(old, new)
         if old.is_dir():
@@ -105,13 +140,19 @@ class Disk(SimulatedFiles):
                 self._push(part)
         for state in self._working_states():
             state.write_bytes(self._torn(self._states.get(state.name, b""), state.read_bytes()))
+            if state.name not in self._names:
+                state.unlink()
+        for name in self._names:
+            if not (self._working / name).exists():
+                (self._working / name).write_bytes(self._states.get(name, b""))
 
     def begins(self) -> None:
         """A process does."""
         self._states = {path.name: path.read_bytes() for path in self._working_states()}
+        self._names = frozenset(self._states)
 
     def _working_states(self) -> list[Path]:
-        return sorted((self.root / "state").glob("*"))
+        return sorted(self._working.glob("*"))
 
     def _torn(self, old: bytes, new: bytes) -> bytes:
         pages = []

@@ -172,7 +172,7 @@ class Faults:
 
         async def stop() -> None:
             await node.stop()
-            process.gone()
+            process.gone(power=self.world.rng.random() < 0.5)
             self._restart_later(process)
 
         process.loop.create_task(stop())

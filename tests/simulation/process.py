@@ -165,11 +165,14 @@ class Process:
             self.disk = other
         return taken
 
-    def gone(self) -> None:
-        """It has stopped of itself, cleanly."""
-        self.world.note(self.name, "has stopped")
+    def gone(self, *, power: bool) -> None:
+        """It has stopped of itself, cleanly; the machine, too, perhaps, and not so cleanly."""
+        self.world.note(self.name, "has stopped, then its machine" if power else "has stopped")
         self._end()
-        self.disk.kill()
+        if power:
+            self.disk.power_loss()
+        else:
+            self.disk.kill()
 
     def _end(self) -> None:
         deaths, self.deaths = self.deaths, []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.member import PATIENCE_SECONDS, RunningMember, running_member
 
@@ -30,6 +33,7 @@ NAMES = {
     "oarlock_raft_leader_contact_age_seconds": "gauge",
     "oarlock_raft_commit_latency_seconds": "histogram",
     "oarlock_wal_fsync_seconds": "histogram",
+    "oarlock_wal_waiting_bytes": "gauge",
     "oarlock_reads_waiting": "gauge",
     "oarlock_idempotency_records": "gauge",
     "oarlock_snapshot_count_total": "counter",
@@ -99,6 +103,7 @@ async def test_what_a_client_can_make_grow_is_seen(tmp_path: Path) -> None:
     async with running_member(tmp_path / "data") as member:
         _, values = await scrape(member)
         assert (values["oarlock_idempotency_records"], values["oarlock_reads_waiting"]) == (0, 0)
+        assert values["oarlock_wal_waiting_bytes"] == 0
         for key in ("one", "two", "one"):
             await member.client.put("/v1/kv/a", content=b"", headers={"Idempotency-Key": f"{key}-0123456789"})
         read = member.node.read()
@@ -108,6 +113,31 @@ async def test_what_a_client_can_make_grow_is_seen(tmp_path: Path) -> None:
         assert values["oarlock_idempotency_records"] == 2
         await read
         assert member.node.engine.member.waiting_reads == 0
+
+
+async def test_what_waits_for_the_disk_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules 6 and 33."""
+    async with running_member(tmp_path / "data") as member:
+        engine, writing, held = member.node.engine, asyncio.Event(), threading.Event()
+        assert engine is not None
+        write = engine._wal._wal.append
+
+        def slow(*args: Any) -> Any:
+            member.node.loop.call_soon_threadsafe(writing.set)
+            held.wait(PATIENCE_SECONDS)
+            return write(*args)
+
+        monkeypatch.setattr(engine._wal._wal, "append", slow)
+        put = asyncio.create_task(member.client.put("/v1/kv/a", content=bytes(10_000)))
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await writing.wait()
+                _, values = await scrape(member)
+        finally:
+            held.set()
+        assert 10_000 <= values["oarlock_wal_waiting_bytes"] < 11_000
+        assert (await put).status_code == 201
+        assert (await scrape(member))[1]["oarlock_wal_waiting_bytes"] == 0
 
 
 async def test_who_takes_a_snapshot_too_slowly_is_cut_off(tmp_path: Path) -> None:

@@ -66,7 +66,6 @@ def test_everything_survives_reopening(kv: Driver) -> None:
     kv.configuration(JOINT)
     kv.version(1)
     before = (kv.environment.applied, kv.environment.placed, kv.environment.state_hash, kv.environment.revision)
-    kv.environment.sync()
     kv.reopen()
     after = (kv.environment.applied, kv.environment.placed, kv.environment.state_hash, kv.environment.revision)
     assert after == before

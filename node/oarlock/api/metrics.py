@@ -142,6 +142,8 @@ def _storage(node: Node, status: MemberStatus) -> Iterator[Metric]:
     yield _histogram("oarlock_wal_fsync_seconds", "One write to the log with its sync", counters.wal_fsync)
     yield _gauge("oarlock_wal_bytes", "Size of the log on disk", storage.wal_bytes)
     yield _counter("oarlock_wal_written_bytes", "Bytes written to the log", counters.wal_bytes_written)
+    waiting = node.engine.core.unwritten_bytes if node.engine is not None else 0
+    yield _gauge("oarlock_wal_waiting_bytes", "Of entries that are on their way to the disk, with overhead", waiting)
     yield _gauge("oarlock_wal_cut_bytes", "Cut off a torn tail at the last start", storage.cut_bytes)
     yield _gauge("oarlock_storage_free_bytes", "Free on the volume", storage.free_bytes)
     yield _gauge(

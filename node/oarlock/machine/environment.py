@@ -5,7 +5,7 @@ Four rules of this module:
 * no read transaction outlives a turn of the loop, the snapshot copy apart (rule 25): `reader()` is for a `with`
   without an `await` in it;
 * what the properties say is what was last committed, never what a job is about to do (rule 24);
-* nothing is synced unless asked: the file is a cache, the snapshot and the log are the truth (rule 21). Without
+* nothing is synced here: the file is a cache, the snapshot and the log are the truth (rule 21). Without
   `writemap` a full disk is an error of `commit`; with it, it would be a SIGBUS.
 
 LMDB's 1.0 engine (`lib_version=1`): keys up to 1,978 bytes (rule 23). The map is 1 TiB of addresses, not of disk, so
@@ -228,10 +228,6 @@ class Environment:
                 last = self._closing and not self._copies
             if last:
                 self._env.close()
-
-    def sync(self) -> None:
-        """Makes the file durable, whatever it takes: before a clean stop (rule 21)."""
-        self._env.sync(True)
 
     def close(self) -> None:
         """Drops a job that is not committed. The file itself closes when a copy that is still running has ended."""

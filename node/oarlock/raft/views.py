@@ -130,6 +130,11 @@ class Views:
         return self._state.uncommitted_bytes
 
     @property
+    def unwritten_bytes(self) -> int:
+        """Of entries that are on their way to this member's own disk."""
+        return self._state.durability.owed_bytes
+
+    @property
     def noop_committed(self) -> bool:
         """This member leads, and has committed an entry of its term: it may answer reads and change members."""
         return self._state.noop_committed

@@ -33,7 +33,7 @@ from oarlock.runtime.errors import OUTDATED, out_of_order
 from oarlock.runtime.host import Host
 from oarlock.runtime.member import Member
 from oarlock.runtime.metrics import Counters
-from oarlock.runtime.recovery import Recovered, copy_state, drop_other_states, next_state
+from oarlock.runtime.recovery import Recovered, copy_state, drop_other_states, next_state, sync_state
 from oarlock.runtime.settings import NodeSettings
 from oarlock.runtime.snapshotting import Snapshotter
 from oarlock.runtime.timer import Timer
@@ -189,14 +189,13 @@ class Engine:
         await self._applier.close()  # first: a swap that is under way needs the snapshots' thread
         await self.snapshots.close()
         await self._wal.close()
-        environment = self.environment
         try:
-            await asyncio.to_thread(environment.sync)
-        except Exception as e:
+            await asyncio.to_thread(sync_state, self.directory)
+        except OSError as e:
             log.error("the state could not be synced: the next start builds it anew", why=str(e))
             return False
         finally:
-            environment.close()
+            self.environment.close()
         return True
 
     # -- the turn ---------------------------------------------------------------------------------------------------

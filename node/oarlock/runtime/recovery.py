@@ -127,7 +127,7 @@ def _open_state(
 ) -> tuple[Environment, bool]:
     current = newest_state(directory)
     kind = directory.restart_kind()
-    if current is not None and kind != "unknown" and _trusted(current, kind, snapshot, entries):
+    if current is not None and kind != "unknown" and _trusted(directory, current, kind, snapshot, entries):
         return Environment.open(current, machine), True
     fresh = next_state(directory)
     if snapshot is not None:
@@ -137,15 +137,13 @@ def _open_state(
     return environment, False
 
 
-def _trusted(path: Path, kind: RestartKind, snapshot: SnapshotMeta | None, entries: tuple[Entry, ...]) -> bool:
+def _trusted(
+    directory: DataDirectory, path: Path, kind: RestartKind, snapshot: SnapshotMeta | None, entries: tuple[Entry, ...]
+) -> bool:
     """Rule 21: reused only at a place that the recovered log or the snapshot vouches for."""
     if kind == "same_boot":
         try:
-            fd = os.open(path, os.O_RDWR)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_state(directory)
         except OSError:
             return False
     applied = Environment.peek(path)
@@ -158,6 +156,19 @@ def _trusted(path: Path, kind: RestartKind, snapshot: SnapshotMeta | None, entri
     if not entries or not entries[0].index <= applied.index <= entries[-1].index:
         return False
     return entries[applied.index - entries[0].index].term == applied.term
+
+
+def sync_state(directory: DataDirectory) -> None:
+    """Makes the newest state durable, which the next start may reuse, and that it is the newest: a power loss could
+    bring one back that it has replaced. Raises OSError."""
+    path, files = newest_state(directory), directory.files
+    assert path is not None, "a state is in use"
+    handle = files.open(path)
+    try:
+        files.sync(handle)
+    finally:
+        files.close(handle)
+    files.sync_directory(path.parent)
 
 
 def newest_state(directory: DataDirectory) -> Path | None:
