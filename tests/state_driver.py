@@ -8,7 +8,9 @@ from pathlib import Path
 import msgspec
 
 from oarlock.machine import Batch, Command, Environment, Machine, Result, encode_batch
-from oarlock.raft.types import Configuration, Entry, EntryKind
+from oarlock.raft.types import Configuration, Entry, EntryKind, SnapshotMeta
+from oarlock.storage.files import FileSystem
+from oarlock.storage.snapshots import SnapshotStore, digest_file
 
 WALL_MS = 1_800_000_000_000
 
@@ -82,6 +84,16 @@ def apply(environment: Environment, entries: Sequence[Entry]) -> list[list[Resul
     while not job.run(1.0, never):
         pass
     return job.commit()
+
+
+def publish(environment: Environment, store: SnapshotStore, files: FileSystem) -> SnapshotMeta:
+    """A snapshot of the state as it is, as a member takes one."""
+    staged = store.staging(SnapshotMeta(0, 0, 0, environment.placed, 0, 0, ""))
+    staged.unlink(missing_ok=True)
+    content = environment.copy_to(staged)
+    digest, size = digest_file(staged, files)
+    place = content.applied.index, content.applied.term, content.applied.time_ms
+    return store.publish(staged, SnapshotMeta(*place, content.placed, content.cluster_version, size, digest))
 
 
 def replay(environment: Environment, entries: Iterable[Entry]) -> None:

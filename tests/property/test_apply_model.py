@@ -27,18 +27,17 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.state_driver import TickingClock, apply
+from tests.state_driver import TickingClock, apply, publish
 
 from oarlock.kv import KvMachine, encode_compact, encode_delete, encode_put, list_page
 from oarlock.machine import Batch, Command, Environment, encode_batch
 from oarlock.machine.records import LIFETIME_MS
-from oarlock.raft.types import Configuration, Entry, EntryKind, HardState, Member, SnapshotMeta
+from oarlock.raft.types import Configuration, Entry, EntryKind, HardState, Member
 from oarlock.runtime import recovery
 from oarlock.runtime.recovery import recover
 from oarlock.storage.directory import DataDirectory
 from oarlock.storage.files import RealFiles
 from oarlock.storage.frame import Frame
-from oarlock.storage.snapshots import digest_file
 
 SEGMENT = 1 << 16
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # syncs of LMDB's own cost nothing there
@@ -172,14 +171,8 @@ class MemberState(RuleBasedStateMachine):
         self.apply(most, slices=True)
         if self.applied == self.snapshot:
             return
-        store, files = self.found.store, self.directory.files
-        path = store.staging(SnapshotMeta(0, 0, 0, self.environment.placed, 0, 0, ""))
-        path.unlink(missing_ok=True)
-        content = self.environment.copy_to(path)
-        digest, size = digest_file(path, files)
-        place = content.applied.index, content.applied.term, content.applied.time_ms
-        store.publish(path, SnapshotMeta(*place, content.placed, content.cluster_version, size, digest))
-        self.snapshot = content.applied.index
+        store = self.found.store
+        self.snapshot = publish(self.environment, store, self.directory.files).index
         self.found.wal.release(min(one.index for one in store.metas()))
 
     # --- what happens to it

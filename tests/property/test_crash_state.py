@@ -19,15 +19,14 @@ import msgspec
 from tests.counter_machine import CounterMachine
 from tests.simdisk import Crash, crash_at, healthy
 from tests.simulation.disk import Disk
-from tests.state_driver import apply, replay
+from tests.state_driver import apply, publish, replay
 
 from oarlock.machine import Batch, Command, Environment, encode_batch
-from oarlock.raft.types import NOBODY, Configuration, Entry, EntryKind, HardState, Member, SnapshotMeta
+from oarlock.raft.types import NOBODY, Configuration, Entry, EntryKind, HardState, Member
 from oarlock.runtime import recovery
 from oarlock.runtime.recovery import Recovered, recover, sync_state
 from oarlock.storage.directory import DataDirectory
 from oarlock.storage.frame import Frame
-from oarlock.storage.snapshots import digest_file
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 ME = Member("m-00000000000000aa", "http://m:2380", "http://m:2379")
@@ -74,21 +73,11 @@ def life(disk: Disk) -> None:
         assert found.environment.applied.index == FIRST_STOP
         replay(found.environment, ENTRIES[:SNAPSHOT])
         path = recovery.next_state(directory)  # as a leader's snapshot is installed
-        recovery.copy_state(found.store.path(publish(found)), path)
+        recovery.copy_state(found.store.path(publish(found.environment, found.store, disk)), path)
         found.environment.close()
         found.environment = Environment.open(path, CounterMachine())
         recovery.drop_other_states(directory)
         replay(found.environment, ENTRIES)
-
-
-def publish(found: Recovered) -> SnapshotMeta:
-    staged = found.store.staging(SnapshotMeta(0, 0, 0, found.environment.placed, 0, 0, ""))
-    covered = found.environment.copy_to(staged)
-    digest, size = digest_file(staged, found.store._files)
-    applied = covered.applied
-    return found.store.publish(
-        staged, SnapshotMeta(applied.index, applied.term, applied.time_ms, covered.placed, 0, size, digest)
-    )
 
 
 def hashes(directory: Path) -> list[str]:

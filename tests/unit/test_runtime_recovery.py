@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.counter_machine import CounterMachine
+from tests.state_driver import publish
 
 from oarlock.machine.command import Batch, Command, encode_batch
 from oarlock.machine.environment import Environment
@@ -19,7 +20,7 @@ from oarlock.storage.directory import DataDirectory
 from oarlock.storage.errors import Corrupt
 from oarlock.storage.files import RealFiles
 from oarlock.storage.frame import Frame
-from oarlock.storage.snapshots import SnapshotStore, digest_file
+from oarlock.storage.snapshots import SnapshotStore
 from oarlock.storage.wal import Wal
 
 SEGMENT = 1 << 20
@@ -75,14 +76,10 @@ class Home:
         work = self.path / "work.mdb"
         apply(work, upto)
         environment = Environment.open(work, CounterMachine())
-        placed, applied = environment.placed, environment.applied
-        staged = store.staging(SnapshotMeta(0, 0, 0, placed, 0, 0, ""))
-        environment.copy_to(staged)
+        meta = publish(environment, store, RealFiles())
         environment.close()
         work.unlink()
-        digest, size = digest_file(staged, RealFiles())
-        meta = SnapshotMeta(applied.index, applied.term, applied.time_ms, placed, 0, size, digest)
-        return store.publish(staged, meta)
+        return meta
 
     def restart(self, *, clean: bool = False, boot: str = "boot-1") -> Recovered:
         """The next process."""
