@@ -20,12 +20,14 @@ from oarlock.peers.messages import Diverged
 from oarlock.raft.types import EntryKind
 from oarlock.runtime import joining, recovery
 from oarlock.runtime.errors import Refused
+from oarlock.runtime.host import Host
 from oarlock.runtime.node import HOUSEKEEPING_SECONDS, Node
 from oarlock.runtime.settings import NodeSettings
 from oarlock.storage import frame as frame_module
 from oarlock.storage import segment as segment_module
 from oarlock.storage.directory import DataDirectory
 from oarlock.storage.errors import OutOfSpace
+from oarlock.storage.files import RealFiles
 from oarlock.storage.frame import FORMAT_VERSION
 from oarlock.storage.wal import Wal
 
@@ -50,8 +52,8 @@ def never(why: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(path: Path, told: NodeSettings | None = None) -> AsyncIterator[Node]:
-    node = await Node.start(told or settings(path), CounterMachine(), never)
+async def running(path: Path, told: NodeSettings | None = None, host: Host | None = None) -> AsyncIterator[Node]:
+    node = await Node.start(told or settings(path), CounterMachine(), never, host)
     try:
         yield node
     finally:
@@ -390,6 +392,58 @@ async def test_a_member_whose_log_is_gone_stays_out(tmp_path: Path) -> None:
         await node.bootstrap("r2", "main", 1)
         await until(node, "Participating")
         assert await add(node, b"x") == 1
+
+
+class StateThatWillNotSync(RealFiles):
+    """Below state/, `what` fails once it is told to."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._states: set[int] = set()
+        self.failures = 0
+        self.broken = False
+
+    def _fail(self, what: str) -> None:
+        if self.broken and what == self._what:
+            self.failures += 1
+            raise OSError(errno.EIO, "broken")
+
+    def open(self, path: Path) -> int:
+        handle = super().open(path)
+        if path.parent.name == "state":
+            self._states.add(handle)
+        return handle
+
+    def close(self, handle: int) -> None:
+        self._states.discard(handle)
+        super().close(handle)
+
+    def sync(self, handle: int) -> None:
+        if handle in self._states:
+            self._fail("sync")
+        super().sync(handle)
+
+    def sync_directory(self, path: Path) -> None:
+        if path.name == "state":
+            self._fail("sync_directory")
+        super().sync_directory(path)
+
+
+@pytest.mark.parametrize("what", ["sync", "sync_directory"])
+async def test_a_stop_that_could_not_sync_its_state_is_not_a_clean_one(tmp_path: Path, what: str) -> None:
+    """Rule 21, pitfall D1: a second sync would succeed, though it wrote nothing; so there is none."""
+    files = StateThatWillNotSync(what)
+    async with running(tmp_path, host=Host(files=files)) as node:
+        await founded(node)
+        await add(node, b"x")
+        files.broken = True
+    assert files.failures == 1
+    directory = DataDirectory.open(tmp_path / "m", "m")
+    assert not directory.stopped_cleanly
+    directory.close()
+    async with running(tmp_path) as node:
+        await until(node, "Participating")
+        assert await add(node, b"x") == 2
 
 
 async def test_an_entry_of_a_newer_version_asks_for_that_version(tmp_path: Path) -> None:

@@ -48,10 +48,10 @@ def begin() -> SimulatedFiles:
     return disk
 
 
-def open_directory(disk: SimulatedFiles, boot: str = "boot-1", first: int = 1) -> DataDirectory:
+def open_directory(disk: SimulatedFiles, first: int = 1) -> DataDirectory:
     """`first`: the number of the first incarnation that is minted by this process, if one is."""
     numbers = itertools.count(first)
-    return DataDirectory.open(HOME, "m", disk, new_incarnation=lambda: f"{next(numbers):016x}", boot_id=lambda: boot)
+    return DataDirectory.open(HOME, "m", disk, new_incarnation=lambda: f"{next(numbers):016x}")
 
 
 def explore(
@@ -106,9 +106,9 @@ def publish(store: SnapshotStore, disk: SimulatedFiles, log: list[tuple[int, int
     return store.publish(path, one)
 
 
-def start(disk: SimulatedFiles, boot: str = "boot-1") -> recovery.Recovered:
+def start(disk: SimulatedFiles) -> recovery.Recovered:
     nonces = random.Random(str(disk.listdir(HOME / "wal")) if disk.exists(HOME / "wal") else "")
-    directory = open_directory(disk, boot)
+    directory = open_directory(disk)
     return recovery.recover(directory, None, SEGMENT, lambda: nonces.randbytes(16))  # type: ignore[arg-type]
 
 
@@ -165,17 +165,17 @@ def whole_log(disk: SimulatedFiles, found: recovery.Recovered) -> list[tuple[int
 def check_member(left: Left[int]) -> int:
     disk = copy.deepcopy(left.disk)
     where = f"a stop before operation {left.operation}, subset {left.subset}"
-    log = whole_log(disk, start(disk, "boot-1" if left.subset == 0 else "boot-2"))
+    log = whole_log(disk, start(disk))
     assert log in STAGES, f"{where}: a mix, {log}"
     stage = STAGES.index(log)
     assert stage >= left.promised, f"{where}: stage {stage}, and {left.promised} was promised"
     disk.power_loss(0)
-    found = start(disk, "boot-3")
+    found = start(disk)
     assert whole_log(disk, found) == log, f"{where}: found, and lost by the next power loss"
     last = len(log) + 1
     found.wal.append([frame(5, entries(last, last, 5))])
     disk.power_loss(0)
-    assert whole_log(disk, start(disk, "boot-4")) == [*log, (last, 5)], f"{where}: what was written next is lost"
+    assert whole_log(disk, start(disk)) == [*log, (last, 5)], f"{where}: what was written next is lost"
     return stage
 
 
@@ -198,7 +198,7 @@ def identity_life(disk: SimulatedFiles, promise: Promise) -> None:
     promise(4)
     directory.close()
     directory = open_directory(disk, first=2)
-    assert directory.restart_kind() == "clean"
+    assert directory.stopped_cleanly
     promise(5)
     directory.save(msgspec.structs.replace(directory.identity, bootstrap=BootstrapRecord("r", "c", 3)))
     promise(6)
@@ -219,7 +219,7 @@ def stages_of(identity: Identity) -> set[int]:
 def check_identity(left: Left[int]) -> int:
     disk = copy.deepcopy(left.disk)
     where = f"a stop before operation {left.operation}, subset {left.subset}"
-    directory = open_directory(disk, "boot-1" if left.subset == 0 else "boot-2", first=1 if left.promised else 100)
+    directory = open_directory(disk, first=1 if left.promised else 100)
     found = directory.identity
     stages = stages_of(found)
     assert max(stages) >= left.promised, f"{where}: {found}, and stage {left.promised} was promised"
@@ -232,16 +232,13 @@ def check_identity(left: Left[int]) -> int:
         for part in PARTS:
             assert disk.contents(home / part / "file") == part.encode()
             assert 7 not in stages or not disk.exists(HOME / part)
-    kinds = {"unknown"} if left.subset else {"same_boot"} if left.promised else {"unknown", "same_boot"}
-    if left.promised in (3, 4):  # a clean stop is being marked, or the mark consumed
-        kinds.add("clean")
-    kind = directory.restart_kind()
-    assert kind in kinds, f"{where}: the last process ended {kind}"
+    if left.promised not in (3, 4):  # a clean stop is being marked, or the mark consumed
+        assert not directory.stopped_cleanly, f"{where}: that was no clean stop"
     directory.close()
     disk.power_loss(0)
-    again = open_directory(disk, "boot-3", first=200)
+    again = open_directory(disk, first=200)
     assert again.identity == found, f"{where}: found, and lost by the next power loss"
-    assert again.restart_kind() == "unknown", f"{where}: a clean stop counted twice"
+    assert not again.stopped_cleanly, f"{where}: a clean stop counted twice"
     return max(stages)
 
 
@@ -376,7 +373,7 @@ def test_a_new_directory_of_a_killed_process() -> None:
     disk.fail = healthy
     found = open_directory(disk).identity
     disk.power_loss(0)
-    assert open_directory(disk, "boot-2", first=100).identity == found
+    assert open_directory(disk, first=100).identity == found
 
 
 @pytest.mark.parametrize("without", ["sync", "sync_directory"])

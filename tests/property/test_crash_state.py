@@ -8,6 +8,7 @@ names that were not synced back; the model is a second store to which the same e
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import tempfile
@@ -31,6 +32,7 @@ from oarlock.storage.frame import Frame
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 ME = Member("m-00000000000000aa", "http://m:2380", "http://m:2379")
 FIRST_STOP, SNAPSHOT, LAST = 5, 7, 9
+PROCESSES = itertools.count()
 TRIES = 3  # of each stop, with other pages torn
 
 ENTRIES = (
@@ -48,10 +50,9 @@ Process = tuple[DataDirectory, Recovered]
 @contextmanager
 def started(disk: Disk) -> Iterator[Process]:
     """A member's process, as far as its storage goes, up to a clean stop or to a crash."""
-    disk.begins()
-    nonces = random.Random(disk.boot)
+    nonces = random.Random(next(PROCESSES))
     with contextlib.ExitStack() as ends:
-        directory = DataDirectory.open(disk.root, "m", disk, boot_id=lambda: f"boot-{disk.boot}")
+        directory = DataDirectory.open(disk.root, "m", disk)
         found = recover(directory, CounterMachine(), 1 << 14, lambda: nonces.randbytes(16))
         ends.callback(lambda: found.environment.close())
         yield directory, found
@@ -76,7 +77,7 @@ def life(disk: Disk) -> None:
         recovery.copy_state(found.store.path(publish(found.environment, found.store, disk)), path)
         found.environment.close()
         found.environment = Environment.open(path, CounterMachine())
-        recovery.drop_other_states(directory)
+        recovery.drop_states(directory, but=path)
         replay(found.environment, ENTRIES)
 
 

@@ -91,8 +91,7 @@ class Process:
         self.loop.on_error = self._uncaught
         self.loop.thread_seconds, self.loop.holds = self.disk.thread_seconds, self.disk.holds
         self.died_of = self.refused_start = None
-        self.disk.begins()
-        world.note(self.name, f"starts, boot {self.disk.boot}{', newer' if self.newer else ''}")
+        world.note(self.name, "starts, newer" if self.newer else "starts")
         self.loop.create_task(self._run())
 
     async def _run(self) -> None:
@@ -108,7 +107,6 @@ class Process:
             wall_ms=lambda: 1_700_000_000_000 + self.wall_offset_ms + int(self.world.now * 1000),
             rng=self.world.rng,
             files=self.disk,
-            boot_id=lambda: f"{self.name}-{self.disk.boot}",
             log_thread=log_thread_of(self.disk),
             peer_client=lambda token: Client(self.network, self, token),
             settled=lambda: None,

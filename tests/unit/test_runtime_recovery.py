@@ -15,6 +15,7 @@ from oarlock.machine.command import Batch, Command, encode_batch
 from oarlock.machine.environment import Environment
 from oarlock.machine.errors import OutOfSpace
 from oarlock.raft.types import Configuration, Entry, EntryKind, HardState, Member, SnapshotMeta
+from oarlock.runtime import recovery
 from oarlock.runtime.recovery import Recovered, copy_state, newest_state, next_state, recover
 from oarlock.storage.directory import DataDirectory
 from oarlock.storage.errors import Corrupt
@@ -38,17 +39,16 @@ def entries(low: int, high: int, term: int = 1) -> tuple[Entry, ...]:
 
 
 class Home:
-    """A data directory between processes. `boot` is the machine's boot id."""
+    """A data directory between processes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path / "m"
-        self.boot = "boot-1"
         self.directory: DataDirectory | None = None
         self.open()
 
     def open(self) -> DataDirectory:
         self.close()
-        self.directory = DataDirectory.open(self.path, "m", boot_id=lambda: self.boot)
+        self.directory = DataDirectory.open(self.path, "m")
         return self.directory
 
     def close(self) -> None:
@@ -81,12 +81,11 @@ class Home:
         work.unlink()
         return meta
 
-    def restart(self, *, clean: bool = False, boot: str = "boot-1") -> Recovered:
+    def restart(self, *, clean: bool = False) -> Recovered:
         """The next process."""
         if clean:
             assert self.directory is not None
             self.directory.mark_clean_stop()
-        self.boot = boot
         return recover(self.open(), CounterMachine(), SEGMENT)
 
 
@@ -119,47 +118,55 @@ def test_an_empty_directory_starts_empty(home: Home) -> None:
     assert figures(recovered) == (False, 0, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("clean", "boot", "reused"),
-    [(True, "boot-1", True), (True, "boot-2", True), (False, "boot-1", True), (False, "boot-2", False)],
-)
-def test_state_is_reused_after_a_clean_stop_or_on_the_same_boot(
-    home: Home, clean: bool, boot: str, reused: bool
-) -> None:
-    """Rule 21: LMDB without sync survives a process, not a machine."""
+@pytest.mark.parametrize("clean", [True, False])
+def test_state_is_reused_after_a_clean_stop_alone(home: Home, clean: bool) -> None:
+    """Rule 21: who was killed may have lost what it had not synced, with the machine or with its file system alone."""
     home.log(Frame(HardState(1, "", 7), entries(1, 9)))
     home.state(entries(1, 7))
-    assert figures(home.restart(clean=clean, boot=boot)) == (reused, 7 if reused else 0, 1, 9)
+    assert figures(home.restart(clean=clean)) == (clean, 7 if clean else 0, 1, 9)
+
+
+def test_what_an_untrusted_state_held_is_free_before_its_successor_is_copied(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 5: who is killed on a full disk comes back without more of it."""
+    home.log(Frame(HardState(1, "", 7), entries(1, 9)))
+    home.snapshot(entries(1, 5))
+    old = home.state(entries(1, 7))
+    there = []
+    monkeypatch.setattr(recovery, "copy_state", lambda *paths: (there.append(old.exists()), copy_state(*paths)))
+    assert figures(home.restart()) == (False, 5, 6, 9)
+    assert there == [False]
 
 
 def test_the_clean_marker_counts_once(home: Home) -> None:
-    """Rule 21: the second start follows a crash of the machine."""
+    """Rule 21: the second start follows a crash."""
     home.log(Frame(HardState(1, "", 7), entries(1, 9)))
     home.state(entries(1, 7))
     assert figures(home.restart(clean=True))[0]
-    assert not figures(home.restart(boot="boot-2"))[0]
+    assert not figures(home.restart())[0]
 
 
 def test_state_ahead_of_the_log_is_not_reused(home: Home) -> None:
-    """Rule 21: a leader applied on its followers' quorum, and was killed before its own write was durable. Another
-    entry may take the place, so what the state holds there was perhaps never in this member's log."""
+    """Rule 21: a leader applied on its followers' quorum, and stopped while its own disk was full. Another entry may
+    take the place, so what the state holds there was perhaps never in this member's log."""
     home.log(Frame(HardState(1, "", 7), entries(1, 9)))
     home.state(entries(1, 10))
-    assert figures(home.restart()) == (False, 0, 1, 9)
+    assert figures(home.restart(clean=True)) == (False, 0, 1, 9)
 
 
 def test_state_of_another_term_than_the_log_is_not_reused(home: Home) -> None:
     """Rule 21: index alone proves nothing."""
     home.log(Frame(HardState(2, "", 7), (*entries(1, 6), *entries(7, 9, term=2))))
     home.state(entries(1, 7, term=1))
-    assert figures(home.restart()) == (False, 0, 1, 9)
+    assert figures(home.restart(clean=True)) == (False, 0, 1, 9)
 
 
 def test_state_at_the_snapshots_place_is_reused(home: Home) -> None:
     home.log(Frame(HardState(1, "", 7), entries(1, 9)))
     home.snapshot(entries(1, 5))
     home.state(entries(1, 5))
-    assert figures(home.restart()) == (True, 5, 6, 9)
+    assert figures(home.restart(clean=True)) == (True, 5, 6, 9)
 
 
 def test_state_behind_the_snapshot_is_replaced(home: Home) -> None:
@@ -181,7 +188,7 @@ def test_a_state_that_is_no_state_is_rebuilt(home: Home) -> None:
     home.log(Frame(HardState(1, "", 7), entries(1, 9)))
     home.snapshot(entries(1, 5))
     home.state(entries(1, 7)).write_bytes(b"garbage" * 1000)
-    assert figures(home.restart()) == (False, 5, 6, 9)
+    assert figures(home.restart(clean=True)) == (False, 5, 6, 9)
 
 
 def test_corrupt_snapshot_not_installed(home: Home) -> None:
@@ -194,7 +201,7 @@ def test_corrupt_snapshot_not_installed(home: Home) -> None:
     with store.path(newest).open("r+b") as file:
         file.seek(newest.size_bytes // 2)
         file.write(b"\xff" * 64)
-    recovered = home.restart(boot="boot-2")
+    recovered = home.restart()
     assert recovered.snapshot == older
     assert recovered.store.damaged()
     assert figures(recovered) == (False, 4, 5, 9)
@@ -223,8 +230,7 @@ def test_snapshot_ordering_before_wal_release(home: Home) -> None:
     assert (recovered.snapshot, recovered.entries) == (meta, ())
     recovered.wal.append([Frame(HardState(1, "", 8), entries(9, 10))])
     recovered.close()
-    assert figures(home.restart()) == (True, 8, 9, 10)
-    assert figures(home.restart(boot="boot-2")) == (False, 8, 9, 10)
+    assert figures(home.restart()) == (False, 8, 9, 10)
 
 
 def test_wal_replay_does_not_resurrect_truncated_entries(home: Home) -> None:
@@ -237,7 +243,7 @@ def test_wal_replay_does_not_resurrect_truncated_entries(home: Home) -> None:
     assert (recovered.hard_state.term, recovered.hard_state.vote) == (2, "")  # its term had not been written yet
     recovered.wal.append([Frame(HardState(2, "", 8), entries(9, 10, term=2))])
     recovered.close()
-    recovered = home.restart(boot="boot-2")
+    recovered = home.restart()
     assert [(e.term, e.index) for e in recovered.entries] == [(2, 9), (2, 10)]
     recovered.close()
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from tests.simdisk import Crash, SimulatedFiles, crash_at, healthy
 
-from oarlock.storage.directory import DataDirectory, read_boot_id
+from oarlock.storage.directory import DataDirectory
 from oarlock.storage.errors import Corrupt, DirectoryInUse, IdentityMismatch, NewerFormat
 from oarlock.storage.files import write_file
 from oarlock.storage.identity import Identity, check_name, decode_identity, encode_identity
@@ -38,8 +38,8 @@ def counter() -> Callable[[], str]:
 NEXT = counter()
 
 
-def open_directory(disk: SimulatedFiles, name: str = "a-0", boot: str = "boot-1") -> DataDirectory:
-    return DataDirectory.open(PATH, name, disk, new_incarnation=NEXT, boot_id=lambda: boot)
+def open_directory(disk: SimulatedFiles, name: str = "a-0") -> DataDirectory:
+    return DataDirectory.open(PATH, name, disk, new_incarnation=NEXT)
 
 
 def put(disk: SimulatedFiles, path: Path, data: bytes = b"data") -> None:
@@ -56,7 +56,7 @@ def test_a_new_directory_on_the_real_file_system(tmp_path: Path) -> None:
     assert len(identity.incarnation) == 16
     assert int(identity.incarnation, 16) >= 0
     assert identity.cluster_id is None
-    assert (directory.path.stat().st_mode & 0o777, directory.restart_kind()) == (0o700, "unknown")
+    assert (directory.path.stat().st_mode & 0o777, directory.stopped_cleanly) == (0o700, False)
     assert directory.free_bytes() > 0
     assert directory.ballast.reserve(1 << 20)
     assert os.stat(directory.path / "ballast").st_blocks * 512 >= 1 << 20
@@ -66,7 +66,7 @@ def test_a_new_directory_on_the_real_file_system(tmp_path: Path) -> None:
     directory.mark_clean_stop()
     directory.close()
     again = DataDirectory.open(tmp_path / "new" / "data", "oarlock-0")
-    assert (again.identity, again.restart_kind()) == (identity, "clean")
+    assert (again.identity, again.stopped_cleanly) == (identity, True)
     again.close()
 
 
@@ -242,25 +242,16 @@ def test_the_clean_stop_marker_counts_once(disk: SimulatedFiles) -> None:
     directory = open_directory(disk)
     directory.mark_clean_stop()
     disk.power_loss(0)
-    assert open_directory(disk, boot="boot-2").restart_kind() == "clean"
+    assert open_directory(disk).stopped_cleanly
     disk.power_loss(0)
-    assert open_directory(disk, boot="boot-3").restart_kind() == "unknown"
+    assert not open_directory(disk).stopped_cleanly
 
 
-def test_a_crash_of_the_process_alone_is_told_from_one_of_the_machine(disk: SimulatedFiles) -> None:
-    """Rule 21."""
-    kinds = []
-    for boot in ("boot-1", "boot-1", "boot-2", "boot-2", "boot-1"):
-        kinds.append(open_directory(disk, boot=boot).restart_kind())
-        disk.kill()
-    assert kinds == ["unknown", "same_boot", "unknown", "same_boot", "unknown"]
-
-
-def test_no_boot_id_is_never_the_same_boot(disk: SimulatedFiles) -> None:
+def test_a_process_that_was_killed_did_not_stop_cleanly(disk: SimulatedFiles) -> None:
+    """Rule 21: on the same boot, too."""
     for _ in range(2):
-        assert open_directory(disk, boot="").restart_kind() == "unknown"
+        assert not open_directory(disk).stopped_cleanly
         disk.kill()
-    assert len(read_boot_id()) == 36
 
 
 def test_a_crash_while_a_clean_stop_is_consumed(disk: SimulatedFiles) -> None:
@@ -268,21 +259,18 @@ def test_a_crash_while_a_clean_stop_is_consumed(disk: SimulatedFiles) -> None:
     directory = open_directory(disk)
     directory.mark_clean_stop()
     directory.close()
-    kinds: list[str] = []
-    while "opened" not in kinds:
-        at = len(kinds)
-        disk.fail = crash_at(at)
+    crashes, opened = 0, False
+    while not opened:
+        disk.fail = crash_at(crashes)
         try:
-            first = open_directory(disk, boot=f"boot-{at + 2}").restart_kind()
+            open_directory(disk)  # cleanly stopped or not: a crash before may have consumed the marker already
+            opened = True
         except Crash:
-            kinds.append("crashed")
-        else:
-            assert first in ("clean", "unknown")  # a crash before may have consumed the marker already
-            kinds.append("opened")
+            crashes += 1
         disk.fail = healthy
         disk.power_loss()
-    assert kinds.count("crashed") >= 4
-    assert open_directory(disk, boot="boot-99").restart_kind() == "unknown"
+    assert crashes >= 3
+    assert not open_directory(disk).stopped_cleanly
 
 
 def test_ballast_without_room(disk: SimulatedFiles) -> None:

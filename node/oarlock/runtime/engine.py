@@ -33,7 +33,7 @@ from oarlock.runtime.errors import OUTDATED, out_of_order
 from oarlock.runtime.host import Host
 from oarlock.runtime.member import Member
 from oarlock.runtime.metrics import Counters
-from oarlock.runtime.recovery import Recovered, copy_state, drop_other_states, next_state, sync_state
+from oarlock.runtime.recovery import Recovered, copy_state, drop_states, newest_state, next_state, sync_state
 from oarlock.runtime.settings import NodeSettings
 from oarlock.runtime.snapshotting import Snapshotter
 from oarlock.runtime.timer import Timer
@@ -341,7 +341,7 @@ class Engine:
 
     async def _clear(self) -> None:
         """Drops the states before the newest, which is in use; one that is still read lasts until its reader leaves."""
-        await asyncio.to_thread(drop_other_states, self.directory)
+        await asyncio.to_thread(lambda: drop_states(self.directory, but=newest_state(self.directory)))
 
     def _swapped(self, meta: SnapshotMeta) -> None:
         if self.halted:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from oarlock.peers.client import PeerClient
 from oarlock.runtime.wal_thread import WalThread
-from oarlock.storage.directory import read_boot_id
 from oarlock.storage.files import FileSystem, RealFiles
 from oarlock.storage.frame import NONCE_BYTES
 
@@ -37,7 +36,6 @@ class Host:
     wall_ms: Callable[[], int] = read_wall_ms
     rng: random.Random = field(default_factory=random.SystemRandom)
     files: FileSystem = field(default_factory=RealFiles)
-    boot_id: Callable[[], str] = read_boot_id
     log_thread: type[WalThread] = WalThread
     peer_client: Callable[[str], PeerClient] = PeerClient  # with the bearer token
     settled: Callable[[], None] = quiet_gc  # after a start has made its garbage

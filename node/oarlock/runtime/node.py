@@ -114,7 +114,7 @@ class Node:
         `on_fatal` is called when the process must end (rule 5); it must not return to work.
         """
         host = host or Host()
-        open_directory = functools.partial(DataDirectory.open, new_incarnation=host.token, boot_id=host.boot_id)
+        open_directory = functools.partial(DataDirectory.open, new_incarnation=host.token)
         directory = await asyncio.to_thread(open_directory, settings.data_dir, settings.name, host.files)
         node = cls(settings, machine, directory, on_fatal, host)
         if settings.pod_uid:

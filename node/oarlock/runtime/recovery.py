@@ -17,7 +17,7 @@ from oarlock.machine.environment import Environment
 from oarlock.machine.errors import OutOfSpace
 from oarlock.machine.protocol import Machine
 from oarlock.raft.types import NOBODY, Entry, HardState, SnapshotMeta
-from oarlock.storage.directory import DataDirectory, RestartKind
+from oarlock.storage.directory import DataDirectory
 from oarlock.storage.errors import SPACE_ERRNOS, Corrupt
 from oarlock.storage.frame import Frame
 from oarlock.storage.recovery import Recovered as LogRecovered
@@ -126,26 +126,18 @@ def _open_state(
     entries: tuple[Entry, ...],
 ) -> tuple[Environment, bool]:
     current = newest_state(directory)
-    kind = directory.restart_kind()
-    if current is not None and kind != "unknown" and _trusted(directory, current, kind, snapshot, entries):
+    if current is not None and directory.stopped_cleanly and _vouched_for(current, snapshot, entries):
+        drop_states(directory, but=current)
         return Environment.open(current, machine), True
     fresh = next_state(directory)
+    drop_states(directory)  # first: the copy may need their space
     if snapshot is not None:
         copy_state(store.path(snapshot), fresh)
-    environment = Environment.open(fresh, machine)
-    drop_other_states(directory)
-    return environment, False
+    return Environment.open(fresh, machine), False
 
 
-def _trusted(
-    directory: DataDirectory, path: Path, kind: RestartKind, snapshot: SnapshotMeta | None, entries: tuple[Entry, ...]
-) -> bool:
-    """Rule 21: reused only at a place that the recovered log or the snapshot vouches for."""
-    if kind == "same_boot":
-        try:
-            sync_state(directory)
-        except OSError:
-            return False
+def _vouched_for(path: Path, snapshot: SnapshotMeta | None, entries: tuple[Entry, ...]) -> bool:
+    """Rule 21: is the state at a place that the recovered log or the snapshot has, too?"""
     applied = Environment.peek(path)
     if applied is None:
         return False
@@ -159,8 +151,8 @@ def _trusted(
 
 
 def sync_state(directory: DataDirectory) -> None:
-    """Makes the newest state durable, which the next start may reuse, and that it is the newest: a power loss could
-    bring one back that it has replaced. Raises OSError."""
+    """Before a clean stop: makes the newest state durable, which the next start may reuse, and that it is the newest: a
+    power loss could bring one back that it has replaced. Raises OSError; it must not be tried again (pitfall D1)."""
     path, files = newest_state(directory), directory.files
     assert path is not None, "a state is in use"
     handle = files.open(path)
@@ -181,12 +173,12 @@ def next_state(directory: DataDirectory) -> Path:
     return directory.state / f"state-{max(map(_number, _states(directory)), default=0) + 1}.mdb"
 
 
-def drop_other_states(directory: DataDirectory) -> None:
-    """Deletes all but the newest state, and what copies left behind."""
-    keep = newest_state(directory)
-    assert keep is not None, "a state is in use"
+def drop_states(directory: DataDirectory, but: Path | None = None) -> None:
+    """Deletes all states, or all `but` one, and what copies left behind."""
+    if not directory.state.is_dir():
+        return
     for path in directory.state.iterdir():
-        if not path.name.startswith(keep.name):
+        if but is None or not path.name.startswith(but.name):
             path.unlink() if path.is_file() else shutil.rmtree(path)
 
 

@@ -1,6 +1,6 @@
 """A member's data directory: who it is, that nobody else uses it, and how its last process ended.
 
-    LOCK  identity  boot  clean-stop  ballast  wal/  snapshots/  state/  quarantine-1/ ...
+    LOCK  identity  clean-stop  ballast  wal/  snapshots/  state/  quarantine-1/ ...
 
 Rules of this module: one process at a time; data without an identity is never adopted, and an identity that was wiped
 comes back as another incarnation (pitfall D15); data leaves by quarantine only, never by deletion; the clean-stop
@@ -13,7 +13,6 @@ import contextlib
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -29,22 +28,12 @@ from oarlock.storage.identity import (
     encode_identity,
 )
 
-RestartKind: TypeAlias = Literal["clean", "same_boot", "unknown"]
 _DATA = ("wal", "snapshots", "state")
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _RESETS_KEPT = 16
 
 
 def random_incarnation() -> str:
     return secrets.token_hex(INCARNATION_DIGITS // 2)
-
-
-def read_boot_id() -> str:
-    """The kernel's id of this boot, "" where there is none: then no two boots are taken for the same."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""
 
 
 class DataDirectory:
@@ -56,7 +45,7 @@ class DataDirectory:
         files: FileSystem,
         lock: int,
         identity: Identity,
-        restart_kind: RestartKind,
+        stopped_cleanly: bool,
         new_incarnation: Callable[[], str],
     ) -> None:
         self.path = path
@@ -64,7 +53,7 @@ class DataDirectory:
         self.ballast = Ballast(path / "ballast", files)
         self._lock = lock
         self._identity = identity
-        self._restart_kind: RestartKind = restart_kind
+        self._stopped_cleanly = stopped_cleanly
         self._new_incarnation = new_incarnation
 
     @classmethod
@@ -75,7 +64,6 @@ class DataDirectory:
         files: FileSystem | None = None,
         *,
         new_incarnation: Callable[[], str] = random_incarnation,
-        boot_id: Callable[[], str] = read_boot_id,
     ) -> DataDirectory:
         """Take the directory for this process; an absent or empty one becomes a new incarnation of `name`.
 
@@ -93,11 +81,11 @@ class DataDirectory:
             identity = _load_or_create(path, name, files, new_incarnation)
             if identity.pending_quarantine is not None:
                 identity = _finish_quarantine(path, files, identity)
-            kind = _restart_kind(path, files, boot_id())
+            stopped_cleanly = _consume_clean_stop(path, files)
         except BaseException:
             files.close(lock)
             raise
-        return cls(path, files, lock, identity, kind, new_incarnation)
+        return cls(path, files, lock, identity, stopped_cleanly, new_incarnation)
 
     @property
     def identity(self) -> Identity:
@@ -122,13 +110,10 @@ class DataDirectory:
         replace_file(self.files, self.path / "identity", encode_identity(identity))
         self._identity = identity
 
-    def restart_kind(self) -> RestartKind:
-        """How the last process ended, as far as this machine can know (rule 21), found when the directory was opened.
-
-        clean: it marked a clean stop. same_boot: it did not, but the machine has not restarted since it began, so what
-        it wrote is in the page cache at least. unknown: neither, or the directory is new.
-        """
-        return self._restart_kind
+    @property
+    def stopped_cleanly(self) -> bool:
+        """Did the process before this one mark a clean stop? Then what is here is durable, and whole (rule 21)."""
+        return self._stopped_cleanly
 
     def mark_clean_stop(self) -> None:
         """The last thing a clean stop does, after everything is synced. The next `open` consumes it. Raises OSError."""
@@ -160,7 +145,7 @@ class DataDirectory:
         replace_file(self.files, self.path / "identity", encode_identity(fresh))
         self._identity = fresh
         self._identity = _finish_quarantine(self.path, self.files, fresh)
-        self._restart_kind = "unknown"
+        self._stopped_cleanly = False
         return target
 
     def free_bytes(self) -> int:
@@ -221,17 +206,11 @@ def _finish_quarantine(path: Path, files: FileSystem, identity: Identity) -> Ide
     return done
 
 
-def _restart_kind(path: Path, files: FileSystem, boot_id: str) -> RestartKind:
-    """Consume the marker, and note this boot; both durable before anything else is written."""
-    clean, boot = path / "clean-stop", path / "boot"
-    kind: RestartKind = "unknown"
-    if boot_id:
-        with contextlib.suppress(FileNotFoundError):
-            if read_file(files, boot) == boot_id.encode():
-                kind = "same_boot"
-    if files.exists(clean):
-        kind = "clean"
-        files.unlink(clean)
-    if kind != "same_boot":
-        replace_file(files, boot, boot_id.encode())  # syncs the directory, for the marker's removal too
-    return kind
+def _consume_clean_stop(path: Path, files: FileSystem) -> bool:
+    """Was it marked? The mark is gone for good before anything else is written."""
+    marker = path / "clean-stop"
+    if not files.exists(marker):
+        return False
+    files.unlink(marker)
+    files.sync_directory(path)
+    return True
