@@ -130,7 +130,7 @@ class Environment:
     def peek(path: Path) -> Applied | None:
         """What a state file that nobody has open was applied to (rule 21); None if there is none, or no state in it.
 
-        Only for a file that may be trusted: one that was synced, or whose machine has not gone down since.
+        Only for a file that may be trusted: one that was synced when the process before this one ended.
         """
         try:
             return contents(path).applied
