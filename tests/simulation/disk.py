@@ -2,8 +2,8 @@
 
 Rules of this module: LMDB opens files by name, so states and snapshots lie in a real directory too; a snapshot's file
 obeys the simulated disk (what was not synced may be torn or gone after a power loss). A working state is synced by a
-clean stop alone: after a power loss, each of its pages is as the last sync found it, or as it was written since (rule
-21), and which states there are is as the last sync of their directory found it: the worst that may be.
+clean stop alone, and written back by the kernel now and then: after a power loss, each of its pages is as the last of
+these found it, or as it was written since (rule 21), and each name that came or went since is there or not.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from oarlock.storage.snapshots import STATE_FILE
 from oarlock.storage.wal import Wal
 
 PAGE_BYTES = 4096
+WRITEBACK = 50  # syncs of other files
 FAST, SLOW = (0.0001, 0.0015), (0.02, 0.3)  # seconds of a write
 
 
@@ -41,6 +42,7 @@ class Disk(SimulatedFiles):
         self._states: dict[str, bytes] = {}  # working states, as much of them as is durable
         self._names: frozenset[str] = frozenset()  # of those, what is durable
         self._unwritten: set[str] = set()  # of those, by a sync that failed
+        self._syncs = 0
         self._opened: dict[int, Path] = {}  # of those, by handle
         root.mkdir(parents=True)
 
@@ -93,6 +95,9 @@ class Disk(SimulatedFiles):
         path = self._opened.get(handle)
         if path is None:
             super().sync(handle)
+            self._syncs += 1
+            if self._syncs % WRITEBACK == 0:
+                self._write_back()
             return
         written = path.read_bytes()
         try:
@@ -146,18 +151,24 @@ class Disk(SimulatedFiles):
                 self._push(part)
         for state in self._working_states():
             state.write_bytes(self._torn(self._states.get(state.name, b""), state.read_bytes()))
-            if state.name not in self._names:
+            if state.name not in self._names and self.rng.random() < 0.5:
                 state.unlink()
         for name in sorted(self._names):
-            if not (self._working / name).exists():
+            if not (self._working / name).exists() and self.rng.random() < 0.5:
                 (self._working / name).write_bytes(self._states.get(name, b""))
         self._settle()
 
     def _settle(self) -> None:
-        """What there is, is durable."""
-        self._states = {path.name: path.read_bytes() for path in self._working_states()}
-        self._names = frozenset(self._states)
+        """What there is, is all there is."""
         self._unwritten.clear()
+        self._states = {}
+        self._write_back()
+
+    def _write_back(self) -> None:
+        for path in self._working_states():
+            if path.name not in self._unwritten:
+                self._states[path.name] = path.read_bytes()
+        self._names = frozenset(path.name for path in self._working_states())
 
     def _working_states(self) -> list[Path]:
         return sorted(self._working.glob("*"))
