@@ -1,8 +1,8 @@
 """A working state through clean stops: the machine goes down before every file operation of a life of two stops, with a
 snapshot installed between them; whatever state the next start believes is what the log says (rules 18 and 21).
 
-Rules of this module: states are real files of LMDB on the simulation's disk, which tears what was not synced, and may take
-names that were not synced back; the model is a second store to which the same entries were applied.
+Rules of this module: states are real files of LMDB on the simulation's disk, which tears what was not synced, and may
+take names that were not synced back; the model is a second store to which the same entries were applied.
 """
 
 from __future__ import annotations
