@@ -394,6 +394,66 @@ async def test_a_member_whose_log_is_gone_stays_out(tmp_path: Path) -> None:
         assert await add(node, b"x") == 1
 
 
+class FullUntilReleased(RealFiles):
+    """`what` has no room for `name` as long as there is a ballast."""
+
+    def __init__(self, path: Path, what: str, name: str) -> None:
+        self._ballast = path / "m" / "ballast"
+        self._what, self._name = what, name
+        self.refused = self.done = 0
+
+    def _need(self, what: str, path: Path) -> None:
+        if what != self._what or path.name != self._name:
+            return
+        if self._ballast.exists() and self._ballast.stat().st_size:
+            self.refused += 1
+            raise OSError(errno.ENOSPC, "full")
+        self.done += 1
+
+    def create(self, path: Path) -> int:
+        self._need("create", path)
+        return super().create(path)
+
+    def mkdir(self, path: Path) -> None:
+        self._need("mkdir", path)
+        super().mkdir(path)
+
+
+@pytest.mark.parametrize(("what", "name"), [("create", "identity.tmp"), ("mkdir", "snapshots")])
+async def test_a_start_on_a_full_disk_has_the_ballast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, name: str
+) -> None:
+    """Rule 5: whatever it is that has no room, another pod's uid in the identity, too."""
+    monkeypatch.setattr("oarlock.runtime.node.NO_SPACE_SECONDS", 0.01)
+    ballast = dataclasses.replace(settings(tmp_path), ballast_bytes=1 << 20, pod_uid="pod-1")
+    async with running(tmp_path, ballast) as node:
+        await founded(node)
+        await add(node, b"x")
+        assert node.directory.ballast.reserve(1 << 20)
+    if what == "mkdir":
+        (tmp_path / "m" / name).rmdir()  # as a reset leaves it
+    files = FullUntilReleased(tmp_path, what, name)
+    async with running(tmp_path, dataclasses.replace(ballast, pod_uid="pod-2"), Host(files=files)) as node:
+        await until(node, "Participating")
+        assert files.refused == 1
+        assert node.status().pod_uid == "pod-2"
+        assert await add(node, b"x") == 2
+
+
+async def test_a_note_that_says_nothing_new_is_not_written(tmp_path: Path) -> None:
+    """The same pod starts its container again and again, on a full disk perhaps."""
+    told = dataclasses.replace(settings(tmp_path), pod_uid="pod-1")
+    async with running(tmp_path, told) as node:
+        await founded(node)
+    files = FullUntilReleased(tmp_path, "create", "identity.tmp")
+    async with running(tmp_path, told, Host(files=files)) as node:
+        await until(node, "Participating")
+        await node.record_notes("pod-1", None)
+        assert files.done == 0
+        await node.record_notes("pod-1", "volume-1")
+        assert files.done == 1
+
+
 class StateThatWillNotSync(RealFiles):
     """Below state/, `what` fails once it is told to."""
 

@@ -41,7 +41,7 @@ class Disk(SimulatedFiles):
         self.waiting: list[Callable[[], None]] = []  # threads in a hung system call
         self._states: dict[str, bytes] = {}  # working states, as much of them as is durable
         self._names: frozenset[str] = frozenset()  # of those, what is durable
-        self._unwritten: set[str] = set()  # of those, by a sync that failed
+        self._unwritten: set[int] = set()  # by a sync that failed; inodes, as names come again
         self._syncs = 0
         self._opened: dict[int, Path] = {}  # of those, by handle
         root.mkdir(parents=True)
@@ -103,9 +103,9 @@ class Disk(SimulatedFiles):
         try:
             self.fail("sync", path)
         except OSError:
-            self._unwritten.add(path.name)
+            self._unwritten.add(path.stat().st_ino)
             raise
-        if path.name in self._unwritten:  # marked clean though they never reached the disk, as in tests/simdisk
+        if path.stat().st_ino in self._unwritten:  # its pages are marked clean all the same, as in tests/simdisk
             written = self._torn(self._states.get(path.name, b""), written)
         self._states[path.name] = written
 
@@ -166,7 +166,7 @@ class Disk(SimulatedFiles):
 
     def _write_back(self) -> None:
         for path in self._working_states():
-            if path.name not in self._unwritten:
+            if path.stat().st_ino not in self._unwritten:
                 self._states[path.name] = path.read_bytes()
         self._names = frozenset(path.name for path in self._working_states())
 

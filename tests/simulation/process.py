@@ -69,6 +69,7 @@ class Process:
         self.died_of: str | None = None
         self.wall_offset_ms = 0
         self._swaps = itertools.count()
+        self._pods = itertools.count()
         self.deaths: list[Callable[[], None]] = []  # called once, by the next end of this process
         network.processes[name] = self
 
@@ -117,6 +118,7 @@ class Process:
             peer_url=f"http://{self.name}:2380",
             client_url=f"http://{self.name}:2379",
             token=TOKEN,
+            pod_uid=f"pod-{next(self._pods)}",
             snapshot_entries=60,
             snapshot_wal_bytes=48 << 10,
             segment_bytes=16 << 10,

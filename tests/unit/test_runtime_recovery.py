@@ -19,6 +19,7 @@ from oarlock.runtime import recovery
 from oarlock.runtime.recovery import Recovered, copy_state, newest_state, next_state, recover
 from oarlock.storage.directory import DataDirectory
 from oarlock.storage.errors import Corrupt
+from oarlock.storage.errors import OutOfSpace as NoRoom
 from oarlock.storage.files import RealFiles
 from oarlock.storage.frame import Frame
 from oarlock.storage.snapshots import SnapshotStore
@@ -137,6 +138,55 @@ def test_what_an_untrusted_state_held_is_free_before_its_successor_is_copied(
     monkeypatch.setattr(recovery, "copy_state", lambda *paths: (there.append(old.exists()), copy_state(*paths)))
     assert figures(home.restart()) == (False, 5, 6, 9)
     assert there == [False]
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_log_without_room_gets_that_of_a_state_that_is_not_trusted(
+    home: Home, monkeypatch: pytest.MonkeyPatch, clean: bool
+) -> None:
+    """Rule 5: nobody else may make room. A state that is trusted stays, for the next try."""
+    home.log(Frame(HardState(1, "", 7), entries(1, 9)))
+    state = home.state(entries(1, 7))
+
+    def full(*_: object, **__: object) -> None:
+        raise NoRoom("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Wal, "open", full)
+        with pytest.raises(NoRoom):
+            home.restart(clean=clean)
+    assert state.exists() == clean
+    assert home.directory is not None
+    assert figures(recover(home.directory, CounterMachine(), SEGMENT)) == (clean, 7 if clean else 0, 1, 9)
+
+
+def test_a_start_that_fails_late_closes_what_it_opened(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The marker of a published snapshot has no room, again and again (rule 18); whoever tries again needs what is
+    deleted meanwhile to be gone."""
+    home.log(Frame(HardState(1, "", 3), entries(1, 3)))
+    meta = home.snapshot(entries(1, 8))
+
+    def full(*_: object) -> None:
+        raise NoRoom("full")
+
+    kept = []  # so that nothing is closed because nobody holds it any more
+    with monkeypatch.context() as patch:
+        patch.setattr(Wal, "append", full)
+        with pytest.raises(NoRoom) as raised:
+            home.restart()
+        kept.append(raised)
+        assert [link for link in os.listdir("/proc/self/fd") if "state-" in _target(link)] == []
+    assert home.directory is not None
+    recovered = recover(home.directory, CounterMachine(), SEGMENT)
+    assert recovered.snapshot == meta
+    recovered.close()
+
+
+def _target(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return ""
 
 
 def test_the_clean_marker_counts_once(home: Home) -> None:

@@ -247,6 +247,24 @@ def test_the_clean_stop_marker_counts_once(disk: SimulatedFiles) -> None:
     assert not open_directory(disk).stopped_cleanly
 
 
+def test_a_reset_that_a_full_disk_refuses_leaves_nothing_to_trust(disk: SimulatedFiles) -> None:
+    """Rule 21: its engine has ended, and perhaps could not sync the state; the same process reads it again."""
+    open_directory(disk).mark_clean_stop()
+    disk.kill()
+    directory = open_directory(disk)
+    assert directory.stopped_cleanly
+    identity = directory.identity
+    disk.capacity_bytes = disk.used_bytes() + 10
+    for _ in range(3):
+        with pytest.raises(OSError, match="no space"):
+            directory.quarantine("r1")
+        assert not directory.stopped_cleanly
+        assert directory.identity == identity
+    disk.capacity_bytes = None
+    assert directory.quarantine("r1").name == "quarantine-1", "each try left one"
+    assert disk.listdir(directory.path / "quarantine-1") == ["identity"]
+
+
 def test_a_process_that_was_killed_did_not_stop_cleanly(disk: SimulatedFiles) -> None:
     """Rule 21: on the same boot, too."""
     for _ in range(2):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import msgspec
 import structlog
@@ -44,6 +44,7 @@ from oarlock.storage.errors import Corrupt
 from oarlock.storage.identity import Identity
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 HOUSEKEEPING_SECONDS = 1.0
 HANDOVER_SECONDS = 2.0
@@ -117,8 +118,6 @@ class Node:
         open_directory = functools.partial(DataDirectory.open, new_incarnation=host.token)
         directory = await asyncio.to_thread(open_directory, settings.data_dir, settings.name, host.files)
         node = cls(settings, machine, directory, on_fatal, host)
-        if settings.pod_uid:
-            await node.record_notes(settings.pod_uid, None)
         node.transport.start()
         node.begin()
         return node
@@ -137,13 +136,15 @@ class Node:
             self.fatal(f"the member failed: {e!r}")
 
     async def _recover(self) -> None:
+        if self.settings.pod_uid:
+            await self._with_space(lambda: self._amend(None, {"pod_uid": self.settings.pod_uid}))
         if self.broken is not None:  # found before a reset that the disk refused, and not noted yet
             return
         if (why := self.directory.identity.diverged) is not None:
             self._found_out_of_order(OutOfOrder("Corrupt", why))
             return
         try:
-            recovered = await self._recovered()
+            recovered = await self._with_space(self._recovered)
         except (Corrupt, *OUTDATED) as e:
             self._found_out_of_order(out_of_order(e))
             return
@@ -166,24 +167,29 @@ class Node:
         self.host.settled()
         self.announce()
 
-    async def _recovered(self) -> Recovered:
-        """Waits for space where there is none (rule 5). The thread is never left behind: if this task is cancelled,
-        what the thread opened is closed first, before the directory may become another's."""
+    async def _with_space(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Waits for space where there is none (rule 5). A thread is never left behind: if this task is cancelled, what
+        it opened is closed first, before the directory may become another's."""
         while True:
-            work = asyncio.ensure_future(
-                asyncio.to_thread(recover, self.directory, self.machine, self.settings.segment_bytes, self.host.nonce)
-            )
+            begun = asyncio.ensure_future(work())
             try:
-                return await asyncio.shield(work)
-            except (storage_errors.OutOfSpace, machine_errors.OutOfSpace) as e:
+                return await asyncio.shield(begun)
+            except (storage_errors.OutOfSpace, machine_errors.OutOfSpace, OSError) as e:
+                if isinstance(e, OSError) and e.errno not in storage_errors.SPACE_ERRNOS:
+                    raise
                 log.error("the disk is full: the start waits for space", why=str(e))
                 await asyncio.to_thread(self.directory.ballast.release)
                 await asyncio.sleep(NO_SPACE_SECONDS)
             except asyncio.CancelledError:
-                await asyncio.wait([work])
-                if not work.cancelled() and work.exception() is None:
-                    work.result().close()
+                (found,) = await asyncio.gather(begun, return_exceptions=True)
+                if isinstance(found, Recovered):
+                    found.close()
                 raise
+
+    async def _recovered(self) -> Recovered:
+        return await asyncio.to_thread(
+            recover, self.directory, self.machine, self.settings.segment_bytes, self.host.nonce
+        )
 
     async def stop(self) -> None:
         """A clean stop: leadership handed over, waiters answered, log settled, state synced and marked as clean."""
@@ -319,14 +325,19 @@ class Node:
     async def amend_identity(self, expected: Identity | None = None, /, **changes: object) -> bool:
         """Durable when it returns. One at a time, so that none undoes another. False, and nothing is changed, if the
         identity is not `expected` any more. Raises Refused where the disk refuses."""
+        try:
+            return await self._amend(expected, changes)
+        except OSError as e:
+            raise disk_refused("the identity could not be written", e) from e
+
+    async def _amend(self, expected: Identity | None, changes: Mapping[str, object]) -> bool:
         async with self.amending:
-            if expected is not None and self.directory.identity != expected:
+            identity = self.directory.identity
+            if expected is not None and identity != expected:
                 return False
-            identity = msgspec.structs.replace(self.directory.identity, **changes)
-            try:
-                await asyncio.to_thread(self.directory.save, identity)
-            except OSError as e:
-                raise disk_refused("the identity could not be written", e) from e
+            changed = msgspec.structs.replace(identity, **changes)
+            if changed != identity:
+                await asyncio.to_thread(self.directory.save, changed)
             return True
 
     # -- peers ------------------------------------------------------------------------------------------------------

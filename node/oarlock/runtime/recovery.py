@@ -6,6 +6,7 @@ All of it blocks, and runs in a thread while the loop answers probes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -17,6 +18,7 @@ from oarlock.machine.environment import Environment
 from oarlock.machine.errors import OutOfSpace
 from oarlock.machine.protocol import Machine
 from oarlock.raft.types import NOBODY, Entry, HardState, SnapshotMeta
+from oarlock.storage import errors as storage_errors
 from oarlock.storage.directory import DataDirectory
 from oarlock.storage.errors import SPACE_ERRNOS, Corrupt
 from oarlock.storage.frame import Frame
@@ -50,12 +52,18 @@ def recover(
     directory: DataDirectory, machine: Machine, segment_bytes: int, new_nonce: Callable[[], bytes] = random_nonce
 ) -> Recovered:
     """Opens log, snapshots and state. Raises storage.errors.Corrupt where the log or every snapshot is damaged,
-    or the log gone."""
+    or the log gone; OutOfSpace (of the storage, or the machine) and OSError where nothing is wrong with them."""
     files = directory.files
     store = SnapshotStore(directory.snapshots, files)
     store.discard_partial()
-    wal, log = Wal.open(directory.wal, files, segment_bytes=segment_bytes, new_nonce=new_nonce)
-    try:
+    with contextlib.ExitStack() as unless_whole:
+        try:
+            wal, log = Wal.open(directory.wal, files, segment_bytes=segment_bytes, new_nonce=new_nonce)
+        except storage_errors.OutOfSpace:
+            if not directory.stopped_cleanly:
+                drop_states(directory)  # it would not be believed, and nobody else may make room for the log
+            raise
+        unless_whole.callback(wal.close)
         if directory.identity.cluster_id is not None and not wal.begun:
             raise Corrupt("this member belongs to a cluster, and its log is gone")  # its votes, too (pitfall D15)
         snapshot = _base(store, log.marker, log.entries)
@@ -63,6 +71,7 @@ def recover(
         last_index = entries[-1].index if entries else snapshot.index if snapshot else 0
         base_index = snapshot.index if snapshot else 0
         environment, reused = _open_state(directory, machine, store, snapshot, entries)
+        unless_whole.callback(environment.close)
         commit = min(max(log.hard_state.commit, base_index, environment.applied.index), last_index)
         term, vote = log.hard_state.term, log.hard_state.vote
         if snapshot is not None and snapshot.term > term:  # it came before its leader's term was written
@@ -72,9 +81,7 @@ def recover(
             # Published, and the process ended before the marker was durable. Without it what is appended next would
             # leave a gap in the log, or stand behind entries that the snapshot contradicts.
             wal.append([Frame(hard_state, (), snapshot)])
-    except BaseException:
-        wal.close()
-        raise
+        unless_whole.pop_all()
     return Recovered(wal, store, snapshot, hard_state, entries, environment, log.cut_bytes, reused)
 
 

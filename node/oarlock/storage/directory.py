@@ -126,6 +126,7 @@ class DataDirectory:
         Crash-safe: the old id is gone for good before the first file moves, and the next `open` moves what is left.
         Raises OSError.
         """
+        self._stopped_cleanly = False  # also where it fails: who set out for a reset may have left its state unsynced
         old = self._identity
         number = 1 + max((int(name.rpartition("-")[2]) for name in self._quarantines()), default=0)
         target = self.path / f"quarantine-{number}"
@@ -145,7 +146,6 @@ class DataDirectory:
         replace_file(self.files, self.path / "identity", encode_identity(fresh))
         self._identity = fresh
         self._identity = _finish_quarantine(self.path, self.files, fresh)
-        self._stopped_cleanly = False
         return target
 
     def free_bytes(self) -> int:
@@ -159,8 +159,9 @@ class DataDirectory:
             self._lock = -1
 
     def _quarantines(self) -> list[str]:
-        names = self.files.listdir(self.path)
-        return [name for name in names if name.startswith("quarantine-") and name[11:].isdigit()]
+        """All but what a reset that failed has left: the next one uses that."""
+        names = [n for n in self.files.listdir(self.path) if n.startswith("quarantine-") and n[11:].isdigit()]
+        return [name for name in names if self.files.exists(self.path / name / "identity")]
 
 
 def _make_directories(path: Path, files: FileSystem) -> None:
