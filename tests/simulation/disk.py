@@ -171,7 +171,8 @@ class Disk(SimulatedFiles):
         self._names = frozenset(path.name for path in self._working_states())
 
     def _working_states(self) -> list[Path]:
-        return sorted(self._working.glob("*"))
+        """And copies that were begun; not LMDB's lock files, which each process makes anew."""
+        return sorted(path for path in self._working.glob("*") if not path.name.endswith("-lock"))
 
     def _torn(self, old: bytes, new: bytes) -> bytes:
         pages = []

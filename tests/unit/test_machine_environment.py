@@ -263,11 +263,18 @@ def test_no_room_for_a_copy_leaves_no_copy(kv: Driver, tmp_path: Path) -> None:
     kv.environment.copy_to(tmp_path / "copy.mdb")
 
 
-def test_no_room_for_a_new_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize("room", [4096, 20_000])
+def test_no_room_for_a_new_state(tmp_path: Path, room: int) -> None:
+    """For its lock file, or for itself; and the lock file has all its room when it is mapped, else a write to it would
+    end the process by SIGBUS."""
     small = tmp_path / "small"
-    small.write_bytes(bytes(4096))
+    small.write_bytes(bytes(room))
+    lock = tmp_path / "state.mdb-lock"
     with disk_full(small), pytest.raises(OutOfSpace):
         Environment.open(tmp_path / "state.mdb", KvMachine())
+    assert (lock.stat().st_blocks > 0) == (room > 4096)
+    Environment.open(tmp_path / "state.mdb", KvMachine()).close()
+    assert lock.stat().st_blocks * 512 >= lock.stat().st_size >= 8192
 
 
 def test_state_hash_covers_all_that_is_replicated(tmp_path: Path) -> None:

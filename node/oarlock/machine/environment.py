@@ -14,6 +14,7 @@ that a committed entry never meets a full map (rule 5).
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,12 +25,13 @@ import lmdb
 
 from oarlock.machine import state
 from oarlock.machine.apply import ApplyJob
-from oarlock.machine.errors import NewerState, OutOfSpace, WrongState, out_of_space
+from oarlock.machine.errors import NO_ROOM, NewerState, OutOfSpace, WrongState, out_of_space
 from oarlock.machine.protocol import Head, Machine, Tree, Trees
 from oarlock.machine.state import Applied, Position
 from oarlock.raft.types import Entry, PlacedConfiguration
 
 MAP_BYTES = 1 << 40
+_LOCK_BYTES = 1 << 14
 
 _STATE = "_state"
 _RECORDS = "_records"
@@ -102,6 +104,7 @@ class Environment:
         clash = [name for name in machine.trees if name.startswith("_")]
         if clash:
             raise ValueError(f"a tree's name must not start with an underscore: {clash}")
+        _reserve_lock(path)
         try:
             env = lmdb.open(
                 str(path),
@@ -253,6 +256,21 @@ class Environment:
         """`job` is over."""
         if self._job is job:
             self._job = None
+
+
+def _reserve_lock(path: Path) -> None:
+    """LMDB writes its lock file through a map: where the disk has no page left for it, the process would die of SIGBUS.
+    Raises OutOfSpace, OSError."""
+    try:
+        lock = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(lock, 0, _LOCK_BYTES)
+        finally:
+            os.close(lock)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise OutOfSpace(f"no space for the lock file of {path}") from error
+        raise
 
 
 def contents(path: Path) -> Content:

@@ -30,9 +30,9 @@ class OutOfSpace(Exception):
 
 
 _MDB_SHORT_WRITE = -30772
-_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, _MDB_SHORT_WRITE))
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, _MDB_SHORT_WRITE))
 
 
 def out_of_space(error: lmdb.Error) -> bool:
     """Whether LMDB failed for want of disk. Its 1.0 engine reports a full disk as a short write, mostly."""
-    return getattr(error, "code", None) in _NO_ROOM  # errors of the binding itself carry no code
+    return getattr(error, "code", None) in NO_ROOM  # errors of the binding itself carry no code
