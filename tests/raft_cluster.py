@@ -475,6 +475,8 @@ def describe(id: NodeId, ready: Ready) -> list[str]:
     lines += [f"{me} -> {short(message.to)}  {say(message)}" for message in ready.messages]
     lines += [f"{me} applies {say_entry(entry)}" for entry in ready.committed]
     lines += [f"{me} may answer read {read.context} at {read.index}" for read in ready.reads]
+    if ready.doubted is not None:
+        lines.append(f"{me} doubts its snapshot {ready.doubted.term}.{ready.doubted.index}")
     if ready.fetch is not None:
         source, meta = ready.fetch
         lines.append(f"{me} fetches snapshot {meta.term}.{meta.index} from {short(source)}")

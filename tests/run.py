@@ -120,6 +120,12 @@ def conformance() -> None:
     prepare(PYTHON, "tests/tools/conform.py")
 
 
+def in_turn() -> tuple[str, ...]:
+    """Which long scenario a run takes: another one with each commit."""
+    count = subprocess.run(["git", "rev-list", "--count", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return ("--turn", count.stdout.strip() or "0")
+
+
 def kubernetes() -> None:
     os.environ["KT_BIN"] = prepare("bash", "tests/kube/build.sh")
 
@@ -182,7 +188,7 @@ TIERS = (
     Tier("simulation", 5, ("tests/simulation",), options=("-s",)),
     Tier("mutants", 6, ("tests/mutants",), ("patch",)),
     Tier("integration", 4, ("tests/integration",), ("prometheus",)),
-    Tier("chaos", 4, ("tests/chaos",), CHAOS, (root,), options=("-s", "-m", "not long")),
+    Tier("chaos", 4, ("tests/chaos",), CHAOS, (root,), options=("-s", *in_turn())),
     Tier("planner", 3, ("tests/operator",)),
     Tier("charts", 2, ("tests/charts",), needs=(go, conformance)),
     Tier("e2e", 11, ("tests/e2e",), E2E, (root, go, kubernetes, images), options=("-s",)),

@@ -62,15 +62,17 @@ def snapshots() -> list[Panel]:
             "Snapshots",
             "Taken, received from the leader, and failed. Normal: some taken, none failed; received only by a "
             "member that was away for long or is new. Failures: mostly a full disk; the member's log says why, and "
-            "so does status.members of the RaftCluster.",
+            "so does status.members of the RaftCluster. Damaged: the disk turned bits over; another snapshot was "
+            "taken, and the file is kept for a look beside it, as damaged-*. Replace that member.",
             "none",
             Query(rise(m("oarlock_snapshot_count_total")), "{{pod}} taken"),
             Query(rise(m("oarlock_snapshot_installed_total")), "{{pod}} installed"),
             Query(rise(m("oarlock_snapshot_failures_total")), "{{pod}} failed"),
+            Query(m("oarlock_snapshots_damaged"), "{{pod}} damaged"),
         ),
         graph(
             "Entries since the last snapshot",
-            "What a member replays on a start after a power cut. Normal: a saw-tooth. Growing for hours: snapshots "
+            "What a member replays on a start after it was killed. Normal: a saw-tooth. Growing for hours: snapshots "
             "fail.",
             "short",
             Query(f"{m('oarlock_raft_applied_index')} - {m('oarlock_snapshot_last_index')}", "{{pod}}"),

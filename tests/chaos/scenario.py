@@ -176,7 +176,9 @@ class Trial:
     async def judged(self) -> None:
         """Every oracle. Call it when the load has ended."""
         await self.cluster.participating(*self.names)
-        judged = self.load.judge(await self.load.final_reads(), self.cluster.elected())
+        elected = self.cluster.elected()
+        assert elected, "no log names a leader: nobody looked for two in a term"
+        judged = self.load.judge(await self.load.final_reads(), elected)
         print(judged.table())
         for observation in self.observations:
             print(observation)

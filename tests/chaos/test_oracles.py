@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
 import socket
 import subprocess
@@ -16,10 +17,15 @@ from tests.chaos.commands import CommandFailed, run
 from tests.chaos.disks import Disk
 from tests.chaos.namespaces import DROP, RESET, Network, between, deaf, mute, packets, ring, ruleset, some
 from tests.chaos.oracles import NotObserved, Observation
-from tests.chaos.scenario import ChaosCluster, Trial
+from tests.chaos.scenario import ChaosCluster, ChaosMember, Trial
 from tests.judge import ABSENT, Outcome, Read, Seen, Write
 from tests.load import Load
 from tests.wgl import Answer
+
+from oarlock.raft.types import Entry, EntryKind, HardState
+from oarlock.storage.files import RealFiles
+from oarlock.storage.frame import Frame
+from oarlock.storage.wal import Wal
 
 
 def test_fault_that_nobody_looked_for() -> None:
@@ -112,6 +118,63 @@ async def test_the_states_that_are_judged_are_those_at_one_index(tmp_path: pathl
     finally:
         await cluster.close()
     assert oracles.unequal_states(found, "abc") == ["at 8: {'a': 'y', 'b': 'y', 'c': 'z'}"]
+
+
+def told_of_leaders(
+    cluster: ChaosCluster, name: str, *, by_log: tuple[int, str] | None, by_word: dict[str, object]
+) -> None:
+    """A member that has ended, and left a log with the no-op of a leader (term, node id) and a line of its own."""
+    member = cluster.members[name] = ChaosMember(name, cluster.root, cluster.token_file)
+    member.directory.mkdir()
+    if by_log is not None:
+        term, leader = by_log
+        wal, _ = Wal.open(member.directory / "wal", RealFiles())
+        wal.append([Frame(HardState(term), (Entry(1, term, EntryKind.NOOP, 0, leader.encode()),))])
+        wal.close()
+    member.log.write_text(json.dumps(by_word) + "\n")
+
+
+class Ended(Load):
+    """A load that has ended, with one write that every member knows."""
+
+    async def final_reads(self, timeout_seconds: float = 0) -> dict[str, dict[str, Seen]]:
+        self.history = [Write(0, "k", 1, ABSENT, 0, 1, Outcome.ACKNOWLEDGED, 1, 1), read("k", 2, 3, 1)]
+        return {"a": {"k": Seen(1, 1, 1)}}
+
+
+NOTHING: dict[str, object] = {"event": "stopped"}
+
+
+def leads(term: int, leader: str, itself: bool = True) -> dict[str, object]:
+    return {"event": "leader", "term": term, "leader": leader, "leads": itself}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "verdict"),
+    [
+        (((2, "a-1"), NOTHING), ((2, "b-1"), NOTHING), "two leaders:  term 2: a-1, b-1"),
+        ((None, leads(2, "a-1")), (None, leads(2, "b-1")), "two leaders:  term 2: a-1, b-1"),
+        (((2, "a-1"), NOTHING), (None, leads(2, "b-1")), "two leaders:  term 2: a-1, b-1"),
+        (((2, "a-1"), leads(2, "a-1")), ((2, "a-1"), leads(3, "b-1")), "no fault struck"),  # which comes after it
+        (((2, "a-1"), NOTHING), (None, leads(2, "b-1", itself=False)), "no fault struck"),  # who heard of it, only
+        ((None, NOTHING), (None, leads(2, "b-1", itself=False)), "no log names a leader"),
+    ],
+)
+async def test_two_leaders_of_one_term(
+    tmp_path: pathlib.Path,
+    one: tuple[tuple[int, str] | None, dict[str, object]],
+    other: tuple[tuple[int, str] | None, dict[str, object]],
+    verdict: str,
+) -> None:
+    """By the logs' entries, by the members' words, or by one of each; where neither names a leader, nobody looked."""
+    cluster = ChaosCluster(tmp_path, (), None, {})
+    try:
+        for name, (by_log, by_word) in (("a", one), ("b", other)):
+            told_of_leaders(cluster, name, by_log=by_log, by_word=by_word)
+        with pytest.raises(AssertionError, match=verdict):
+            await Trial(cluster, Ended(["http://unused"]), ()).judged()
+    finally:
+        await cluster.close()
 
 
 def test_history_that_no_order_explains() -> None:

@@ -6,25 +6,40 @@ Rule of this module: each bound is seen to be reached (the answer that says so),
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import itertools
 import pathlib
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from functools import partial
 
 import httpx
 import pytest
 from tests.flood import NUMBER_BYTES, Writer
-from tests.integration.members import Cluster, cluster, pause, resume
+from tests.integration.members import Cluster, MemberProcess, cluster, pause, resume
+
+from oarlock.api.limits import Limits
+from oarlock.api.server import Listeners, Servers, bind
+from oarlock.kv import KvMachine
+from oarlock.machine import records
+from oarlock.runtime import engine
+from oarlock.runtime.node import Node
+from oarlock.runtime.settings import NodeSettings
 
 MIB = 1 << 20
 VALUE = b"x" * MIB
 IN_FLIGHT_BYTES = 64 * MIB  # of a member's writes (rule 32)
 ATTACKERS = 120  # with a value each: more than the bound
 PAUSED_SECONDS = 2.0
+PATIENCE_SECONDS = 30.0
 READING_BYTES = 64 * MIB  # of requests that are not whole yet
 ELECTION_MS = 8000  # so that a leader without its followers leads on for longer than that
 MOST_CONNECTIONS = 200
 FLOOD_SECONDS = 3.0
+MOST_READS = 40  # that may wait, and ...
+MOST_KEYS = 30  # ... idempotency keys that are remembered, where the real bounds are out of a test's reach
 
 
 async def flood(url: str, prefix: str) -> dict[str, httpx.Response]:
@@ -162,3 +177,100 @@ async def test_bodies_that_never_end_are_bounded_together(tmp_path: pathlib.Path
                 pass
         assert (await made.http.get(f"{url}/v1/kv/slow/0")).status_code == 404
         assert made.complaints() == []
+
+
+@contextlib.asynccontextmanager
+async def in_this_process(made: Cluster, name: str) -> AsyncIterator[Node]:
+    """A member whose bounds a test can lower, alone in a new cluster; it listens as the others do."""
+    member = made.members[name] = MemberProcess(name, made.root, made.token_file)  # which is not started
+    member.log.touch()
+    timing = {"election_timeout_seconds": ELECTION_MS / 1000, "heartbeat_seconds": 0.1}
+    urls = {"peer_url": member.peer_url, "client_url": member.client_url}
+    settings = NodeSettings(name, member.directory, **urls, token=made.token, **timing)
+    failures: list[str] = []
+    node = await Node.start(settings, KvMachine(), failures.append)
+    listeners = Listeners(*(bind(member.host, port) for port in member.ports))
+    servers = await Servers.start(node, listeners, made.token, Limits(request_seconds=PATIENCE_SECONDS))
+    try:
+        await made.answering(name)
+        await node.bootstrap("begin", "test", 1)
+        await made.ready(name)
+        yield node
+    finally:
+        await servers.stop()
+        await node.stop()
+        gc.unfreeze()  # the member froze this process's objects; the next test wants them collected
+    assert failures == []
+
+
+async def gauge(made: Cluster, name: str, metric: str) -> float:
+    text = (await made.http.get(f"{made.members[name].ops_url}/metrics")).text
+    return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{metric} "))
+
+
+def refused(answer: httpx.Response, code: str) -> bool:
+    told = answer.json()
+    assert (answer.status_code, told["code"], told["outcome"]) == (429, code, "not_applied"), answer.text
+    return told["retryable"] and int(answer.headers["retry-after"]) >= 1
+
+
+async def test_reads_that_wait_are_bounded_and_answered(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a leader whose other voter does not answer: nobody confirms a read. Stale ones and probes go on."""
+    monkeypatch.setattr(engine, "Limits", partial(engine.Limits, waiting_reads=MOST_READS))
+    made = Cluster(tmp_path, ["--election-timeout-ms", str(ELECTION_MS), "--heartbeat-ms", "100"])
+    limits = httpx.Limits(max_connections=4 * MOST_READS)
+    client = httpx.AsyncClient(limits=limits, timeout=PATIENCE_SECONDS, trust_env=False)
+    try:
+        async with client, in_this_process(made, "a") as node:
+            made.add("b")
+            await made.reconfigure("a", "b")
+            url, term = f"{made.members['a'].client_url}/v1/kv/key", node.term
+            assert (await client.put(url, content=b"1")).status_code == 201
+            pause(made.members["b"])
+            try:
+                reads = [asyncio.create_task(client.get(url)) for _ in range(3 * MOST_READS)]
+                async with asyncio.timeout(ELECTION_MS / 2000):
+                    first = itertools.islice(asyncio.as_completed(reads), 2 * MOST_READS)
+                    assert all([refused(await answer, "overloaded") for answer in first])
+                assert await gauge(made, "a", "oarlock_reads_waiting") == MOST_READS
+                assert sum(read.done() for read in reads) == 2 * MOST_READS
+                assert (await client.get(f"{url}?consistency=stale")).content == b"1"
+            finally:
+                resume(made.members["b"])
+            answers = Counter(answer.status_code for answer in await asyncio.gather(*reads))
+            assert answers == {200: MOST_READS, 429: 2 * MOST_READS}
+            assert (await client.get(url)).content == b"1"
+            assert await gauge(made, "a", "oarlock_reads_waiting") == 0
+            assert (node.leader, node.term) == (node.node_id, term)
+            assert made.complaints() == []
+    finally:
+        await made.close()
+
+
+async def test_idempotency_keys_are_bounded(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are known keep their results, and a write without one is taken."""
+    monkeypatch.setattr(records, "MAX_RECORDS", MOST_KEYS)
+    made = Cluster(tmp_path)
+    try:
+        async with in_this_process(made, "a"):
+            url = f"{made.members['a'].client_url}/v1/kv"
+
+            async def put(number: int) -> httpx.Response:
+                return await made.http.put(f"{url}/{number}", content=b"1", headers={"idempotency-key": f"k{number}"})
+
+            answers = await asyncio.gather(*map(put, range(3 * MOST_KEYS)))
+            taken = [number for number, answer in enumerate(answers) if answer.status_code == 201]
+            assert len(taken) == MOST_KEYS, Counter(answer.status_code for answer in answers)
+            for number, answer in enumerate(answers):
+                assert number in taken or refused(answer, "idempotency_full")
+                found = await made.http.get(f"{url}/{number}")
+                assert found.status_code == (200 if number in taken else 404), number
+            assert await gauge(made, "a", "oarlock_idempotency_records") == MOST_KEYS
+            again = await put(taken[0])
+            assert (again.status_code, again.json()) == (201, answers[taken[0]].json())
+            assert refused(await put(3 * MOST_KEYS), "idempotency_full")
+            assert (await made.http.put(f"{url}/plain", content=b"1")).status_code == 201
+    finally:
+        await made.close()

@@ -199,7 +199,7 @@ async def test_heartbeats_unaffected_by_bulk(tmp_path: Path) -> None:
     time-out of production, by far; no stream is taken for dead."""
     options = PeerOptions()
     a, b = TestMember("a", options=options), TestMember("b", options=options)
-    meta = offer(a, tmp_path, 16 * 1024 * 1024)
+    meta = offer(a, tmp_path, 96 * 1024 * 1024)
     sent_at: dict[int, float] = {}
     took: list[float] = []
     data = bytes(256 * 1024)

@@ -16,7 +16,9 @@ def load_of(running: Cluster, *names: str) -> Load:
 
 async def verdict(running: Cluster, load: Load, most_gap_seconds: float) -> None:
     """The counting rules: prints the table, then fails on anything that should not be."""
-    judged = load.judge(await load.final_reads(), running.elected())
+    elected = running.elected()
+    assert elected, "no log names a leader: nobody looked for two in a term"
+    judged = load.judge(await load.final_reads(), elected)
     print(judged.table())
     judged.check()
     assert running.complaints() == []

@@ -25,7 +25,8 @@ from oarlock.kv.layout import MAX_KEY_BYTES, escape, unescape
 from oarlock.kv.machine import scan_digest
 from oarlock.machine import Environment, Status
 
-KEYS_IN_USE = [b"a", b"a\0", b"ab", b"abcdefgh", b"abcdefgh\0", b"abcdefghi", b"b", b"\xff", b"\xff\xff"]
+KEYS_IN_USE = [b"a", b"a\0", b"ab", b"abcdefg", b"abcdefg\0", b"abcdefgh", b"abcdefgh\0", b"abcdefghi", b"b"]
+KEYS_IN_USE += [b"\xff", b"\xff\xff"]
 keys = st.sampled_from(KEYS_IN_USE[:2]) | st.sampled_from(KEYS_IN_USE)  # few, so that one has a history ...
 values = st.binary(max_size=20)
 revisions = st.integers(0, 6) | st.integers(0, 30)

@@ -7,6 +7,7 @@ Rules of this module: what destroys data destroys a minority's at most, until th
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 from tests.simdisk import crash_at, failing, healthy
 from tests.simulation.admin import Admin
@@ -37,6 +38,7 @@ class Faults:
         self.ended = False
         self._cuts = 0
         self.old_disks: dict[str, list[Disk]] = {}
+        self._rotten: list[tuple[Disk, Path]] = []  # snapshots of members that do not know it yet
         faults: list[Callable[[], None]] = [
             *(
                 self.kill,
@@ -51,7 +53,7 @@ class Faults:
             *(self.freeze_leader, self.freeze_leader),
             *(self.break_connections, self.break_fetch, self.noisy, self.slow_network, self.slow_disk, self.hung_disk),
             *(self.failing_disk, self.full_disk, self.wipe, self.old_disk, self.flip_log, self.flip_snapshot),
-            *(self.clock_jump, self.wall_clock_jump, self.upgrade, self.go_astray),
+            *(self.clock_jump, self.wall_clock_jump, self.upgrade, self.upgrade, self.go_astray, self.rot),
         ]
         drawn = [fault for fault in faults if rng.random() < 0.4] or [self.kill]
         self.known = [fault for fault in drawn if fault.__name__ not in without]
@@ -188,11 +190,19 @@ class Faults:
         rng, names = self.world.rng, [p.name for p in self.processes]
         groups = {name: rng.randrange(rng.choice((2, 2, 3))) for name in names}
         cut = {(a, b) for a in names for b in names if groups[a] != groups[b]}
-        if rng.random() < 0.2:  # a ring: each sees its neighbours
+        shape = rng.random()
+        if shape < 0.2:  # each sees its neighbours
             cut = {
                 (a, b) for i, a in enumerate(names) for j, b in enumerate(names) if abs(i - j) % (len(names) - 1) > 1
             }
-        self._cut("partition", cut)
+            self._cut("a ring", cut)
+        elif shape < 0.4:  # two halves, and one that both see
+            _, *others = rng.sample(names, len(names))
+            left, right = others[: len(others) // 2], others[len(others) // 2 :]
+            cut = {pair for a in left for b in right for pair in ((a, b), (b, a))}
+            self._cut("a bridge", cut)
+        else:
+            self._cut("partition", cut)
 
     def one_way_cut(self) -> None:
         rng, names = self.world.rng, [p.name for p in self.processes]
@@ -326,6 +336,9 @@ class Faults:
             return False
         if any(m.id in self.world.astray for m in (*configuration.voters, *configuration.learners)):
             return False
+        self._rotten = [(disk, path) for disk, path in self._rotten if path in disk.snapshot_files()]
+        if self._rotten:
+            return False
         return process.node is not None and self.admin.every_voter_is_here()
 
     def wipe(self) -> None:
@@ -339,7 +352,7 @@ class Faults:
     def old_disk(self) -> None:
         """A disk whose member was replaced comes back, in a process that no configuration names."""
         having = [p for p in self._running() if self.old_disks.get(p.name)]
-        configuration = self.admin.configuration()
+        configuration = self.admin.configuration(committed=True)  # else the one before it may still have to decide
         if not having or configuration is None:
             return
         process = self.world.rng.choice(having)
@@ -360,10 +373,10 @@ class Faults:
             return
         if not process.log._wal.begun:
             return
-        end = process.log._wal._segments[-1]
+        segment = self.world.rng.choice([s for s in process.log._wal._segments if s.end > SEGMENT_HEADER_BYTES])
         process.kill()
-        offset = self.world.rng.randrange(SEGMENT_HEADER_BYTES, end.end)
-        process.disk.flip(end.path, offset, self.world.rng.randrange(8))
+        offset = self.world.rng.randrange(SEGMENT_HEADER_BYTES, segment.end)
+        process.disk.flip(segment.path, offset, self.world.rng.randrange(8))
         self.did("a bit of the log flipped")
         self._restart_later(process)
 
@@ -380,6 +393,17 @@ class Faults:
                 process.disk.flip(path, self.world.rng.randrange(max(1, size)), self.world.rng.randrange(8))
                 self.did("a bit of a snapshot flipped")
             self._restart_later(process)
+
+    def rot(self) -> None:
+        """A bit of a running member's snapshots, a leader's mostly: it may still offer them to others."""
+        process = self.admin.leader() if self.world.rng.random() < 0.8 else self._one()
+        if process is None or not self._may_destroy(process):
+            return
+        for path in process.disk.snapshot_files():
+            size = len(process.disk.contents(path))
+            process.disk.flip(path, self.world.rng.randrange(max(1, size)), self.world.rng.randrange(8))
+            self._rotten.append((process.disk, path))
+            self.did("a snapshot rots")
 
     def go_astray(self) -> None:
         """A member's digest becomes another one, as if it had applied a command differently (rule 26). What clients

@@ -114,6 +114,7 @@ class Oracles:
         self.gone |= before - now
         self.settled = placed
         self.world.reach("raft: a configuration was committed")
+        self._kept()
         if returned := sorted(self.gone & now):
             raise violated("removed", f"{returned} were removed, and are in configuration {placed.id} again")
 
@@ -152,14 +153,16 @@ class Oracles:
                 raise violated("false alarm", f"{node.node_id}: {node.broken}, alarmed by {sorted(node.alarmed)}")
 
     def _remember_disk(self, core: Core) -> bool:
-        """Has it less than before?"""
+        """Has it less than before, or another's?"""
         held = self.durable.setdefault(core.node_id, {})
         gone = [i for i in held if i > core.last_index]
         for index in gone:
             del held[index]
+        lost = bool(gone)
         for index in range(core.first_index, core.durable_index + 1):
             term = core.term_at(index)
             if term is not None:
+                lost = lost or held.get(index, term) != term
                 held[index] = term
         if core.snapshot is not None:
             self.floors[core.node_id] = max(self.floors.get(core.node_id, 0), core.snapshot.index)
@@ -171,7 +174,7 @@ class Oracles:
                 known = self.voted.setdefault((core.node_id, core.term), core.vote)
                 if known != core.vote:
                     raise violated("vote", f"{core.node_id} votes for {known} and {core.vote} in term {core.term}")
-        return bool(gone)
+        return lost
 
     def _kept(self) -> None:
         """An acknowledged write is in every later quorum's log: those that lack the last one are no quorum."""

@@ -5,12 +5,14 @@ Rule of this module: nothing of a member is made here; what differs from product
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lmdb
 from tests.simulation import coverage
 from tests.simulation.disk import Disk, LogThread, log_thread_of
 from tests.simulation.network import Client, Network
@@ -29,8 +31,21 @@ TOKEN = "simulated"
 RETAIN_MS = 3_000  # of history
 
 
+class NoRoom(lmdb.Error):
+    """As LMDB says it, whose file lies in real memory here."""
+
+    code = errno.ENOSPC
+
+
 class ForgetfulKv(KvMachine):
-    """The store we ship, whose history is compacted after seconds, or no story would see it happen."""
+    """The store we ship, whose history is compacted after seconds, or no story would see it happen; it cannot apply
+    while the disk is full."""
+
+    def __init__(self, is_full: Callable[[], bool]) -> None:
+        self.is_full = is_full
+
+    def begin(self, trees: Trees) -> KvSession:
+        return ForgetfulSession(trees, self.is_full)
 
     def housekeeping(self, trees: Trees, time_ms: int) -> bytes | None:
         return super().housekeeping(trees, time_ms + trail.RETAIN_MS - RETAIN_MS)
@@ -43,10 +58,23 @@ class NewerKv(ForgetfulKv):
     version = KvMachine.version + 1
 
     def begin(self, trees: Trees) -> KvSession:
-        return NewerSession(trees)
+        return NewerSession(trees, self.is_full)
 
 
-class NewerSession(KvSession):
+class ForgetfulSession(KvSession):
+    __slots__ = ("_is_full",)
+
+    def __init__(self, trees: Trees, is_full: Callable[[], bool]) -> None:
+        super().__init__(trees)
+        self._is_full = is_full
+
+    def apply(self, payload: bytes, context: ApplyContext) -> Result:
+        if self._is_full():
+            raise NoRoom("no room to apply")
+        return super().apply(payload, context)
+
+
+class NewerSession(ForgetfulSession):
     __slots__ = ()
 
     def apply(self, payload: bytes, context: ApplyContext) -> Result:
@@ -127,7 +155,8 @@ class Process:
             ballast_bytes=1 << 14,
         )
         try:
-            node = await Node.start(settings, NewerKv() if self.newer else ForgetfulKv(), self._fatal, host)
+            machine = (NewerKv if self.newer else ForgetfulKv)(self._no_room_to_apply)
+            node = await Node.start(settings, machine, self._fatal, host)
         except (Corrupt, StorageError) as error:
             self.refused_start = error
             self.world.note(self.name, f"does not start: {error}")
@@ -138,6 +167,12 @@ class Process:
         node.transport.options = replace(node.transport.options, range_bytes=12 << 10)
         self.node = node
         coverage.tap_messages(self.world, node)
+
+    def _no_room_to_apply(self) -> bool:
+        full = self.disk.capacity_bytes is not None and self.disk.free_bytes(self.disk.root) == 0
+        if full:
+            self.world.reach("machine: no room to apply")
+        return full
 
     def kill(self, *, power: bool = False) -> None:
         """kill -9, or the machine's power."""

@@ -78,7 +78,7 @@ class Shrunk:
     def command(self) -> str:
         """That repeats it."""
         less = f" --without {','.join(self.without)}" if self.without else ""
-        return f"python -m tests.simulation --seeds 1 --from {self.told.seed} --events {self.events}{less}"
+        return f".venv/bin/python -m tests.simulation --seeds 1 --from {self.told.seed} --events {self.events}{less}"
 
 
 def shrink(told: Told, events: int, without: Collection[str] = ()) -> Shrunk:

@@ -76,8 +76,8 @@ def test_a_script_is_played_again_by_its_first_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(__main__, "shrink", lambda told, events, without: Shrunk(told, 600, ()))
     __main__.tell_failure(bad, 20_000, [], tmp_path)
     command, *lines = (tmp_path / "seed-3.txt").read_text().splitlines()
-    assert command.startswith("# python -m tests.simulation ")
-    program = [sys.executable, *command.removeprefix("# python ").split(), "--trace"]
+    assert command.startswith("# .venv/bin/python -m tests.simulation ")
+    program = [sys.executable, *command.removeprefix("# .venv/bin/python ").split(), "--trace"]
     told = subprocess.run(program, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
     assert len(lines) > 50
     assert told[: len(lines)] == lines

@@ -28,7 +28,7 @@ EVIDENCE = ROOT / "docs/evidence"
 def exists(test: str) -> bool:
     """`path::function` or `path::function[id]`; an id is checked only where the test runs."""
     path, _, name = test.partition("::")
-    if not (ROOT / path).is_file():
+    if not path.endswith(".py") or not (ROOT / path).is_file():
         return False
     nodes = ast.walk(ast.parse((ROOT / path).read_text()))
     functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}

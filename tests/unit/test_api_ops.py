@@ -34,6 +34,7 @@ NAMES = {
     "oarlock_raft_commit_latency_seconds": "histogram",
     "oarlock_wal_fsync_seconds": "histogram",
     "oarlock_wal_waiting_bytes": "gauge",
+    "oarlock_snapshots_damaged": "gauge",
     "oarlock_reads_waiting": "gauge",
     "oarlock_idempotency_records": "gauge",
     "oarlock_snapshot_count_total": "counter",

@@ -200,6 +200,25 @@ def test_a_member_stops_before_an_unknown_entry(counter: Driver, kind: int, data
     assert count(counter, b"x") == b"1"
 
 
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (EntryKind.COMMANDS, b"\x93\x05\x90" + b"\x91" * 5000 + b"\x90"),  # a field more, too deep for any parser
+        (EntryKind.COMMANDS, b"\x92\x05\x91\x92\xc4\x01x\xa1\xff"),  # a key that is no UTF-8
+        (EntryKind.CONFIGURATION, b"\x91\x91\x93\xa1\xff\xa0\xa0"),  # an id that is none
+    ],
+)
+def test_what_the_parser_chokes_on_is_unknown_too(counter: Driver, kind: int, data: bytes) -> None:
+    """Rule 34: another error would end every member that applies it."""
+    ended: BaseException | None = None
+    try:
+        counter.apply([counter.entry(kind, data)])
+    except Exception as error:
+        ended = error
+    assert isinstance(ended, UnknownEntry), repr(ended)
+    assert counter.environment.applied.index == 0
+
+
 def test_cluster_version_is_raised_by_its_entry(counter: Driver) -> None:
     """Rule 34: the version comes out of the log, and is there after a restart."""
     assert counter.environment.cluster_version == 0

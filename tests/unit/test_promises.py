@@ -56,6 +56,37 @@ def test_a_guarantee_without_a_test_that_exists_is_a_fault() -> None:
     assert all(fault.startswith(words) for fault, words in zip(faults, begin, strict=True)), faults
 
 
+@pytest.mark.parametrize("place", ["| kept | `{here}`, {token} |", "| kept | {token}, `{here}` |", "So {token} shows."])
+@pytest.mark.parametrize(
+    ("named", "fault"),
+    [
+        (HERE, ""),
+        ("tests/unit/test_promises.py", ""),
+        ("consistency=stale", ""),
+        ("test/unit/test_promises.py::test_a_promise_is_kept_or_told", "there is no test/unit"),
+        ("unit/test_promises.py::test_a_promise_is_kept_or_told", "there is no unit"),
+        ("tests/unit/test_promises.py::test_of_dreams", "there is no tests/unit"),
+        ("tests/unit/test_promises.py::", "there is no tests/unit"),
+        ("tests/unit/test_promises::test_a_promise_is_kept_or_told", "there is no tests/unit"),
+        ("tests/unit/gone.py", "there is no tests/unit/gone.py"),
+        ("gone.py", "there is no gone.py"),
+        ("docs/guarantees.md::test_a_promise_is_kept_or_told", "there is no docs"),
+        ("tests/e2e/scenarios/helm.py::test_a_cluster_is_installed_and_tested", "tests/e2e/scenarios/helm.py::"),
+    ],
+)
+def test_every_name_on_the_page_is_looked_up(place: str, named: str, fault: str) -> None:
+    """Also beside a good one, and where no promise is made."""
+    line = place.format(here=HERE, token=f"`{named}`")
+    faults, _ = guarantees.judge(line, ["tests/unit"])
+    assert len(faults) == bool(fault), faults
+    assert not fault or faults[0].startswith(fault), faults
+
+
+@pytest.mark.parametrize("row", ["|unkept| |", "| unkept | |"])
+def test_a_row_is_one_however_it_is_spaced(row: str) -> None:
+    assert guarantees.judge(f"| promise | kept by |\n|---|---|\n{row}", [])[0] == [f"no test: {row}"]
+
+
 def test_a_mark_on_one_parameter_leaves_the_others() -> None:
     assert is_long(MARKED)
     assert not is_long("tests/chaos/test_disks.py::test_failed_sync_ends_the_member")

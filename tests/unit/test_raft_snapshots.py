@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from tests.raft_cluster import Cluster, configuration, node_id, say_configuration
 from tests.raft_solo import Solo, change_entry, command, only, snapshot_meta
@@ -254,7 +255,30 @@ def test_refused_snapshot_is_offered_again_after_a_pause() -> None:
     assert offers(solo.step(SnapshotRefusal, "c", 2, 5)) == [], "of another snapshot: stale"
     assert solo.core.peers[node_id("c")].state is ProgressState.SNAPSHOT
     assert offers(solo.step(SnapshotRefusal, "c", 2, 6)) == []
-    assert offers(solo.beat("b", "c")) == [6]
+    end = solo.now + solo.core.options.election_timeout_seconds
+    early = [offers(solo.beat("b", "c")) for _ in range(5)]
+    assert solo.now < end
+    assert early == [[]] * 5, "in a loop"
+    while solo.now < end:
+        found = offers(solo.beat("b", "c"))
+    assert found == [6]
+
+
+def test_refused_snapshot_is_doubted_and_its_successor_offered_at_once() -> None:
+    """The file may have rotted since it was published: the driver looks, and takes another, at the same place even."""
+    solo = leader_with_compacted_log()
+    solo.step(AppendReply, "c", 2, False, 1, 0, 0)
+    offered = solo.core.snapshot
+    refusal = SnapshotRefusal(node_id("c"), node_id("a"), 2, 6)
+    solo.core.step(refusal, solo.now)
+    assert solo.core.has_ready()
+    assert solo.core.ready(solo.now).doubted == offered
+    assert solo.core.ready(solo.now).doubted is None
+    successor = msgspec.structs.replace(snapshot_meta(6, 2, ABC), digest="b" * 64)
+    solo.core.snapshot_taken(successor)
+    assert [m.meta for m in only(solo.beat("b", "c"), SnapshotOffer)] == [successor]
+    solo.core.snapshot_taken(snapshot_meta(5, 2, ABC))
+    assert solo.core.snapshot == successor, "an older one changes nothing"
 
 
 def test_disconnection_ends_the_offer() -> None:

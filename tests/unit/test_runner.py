@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import pathlib
 import sys
 
 import pytest
 from tests import run
+from tests.mutants.planted import ROOT, bugs
 from tests.run import CannotRun, NotPrepared, Result, Tier
 from tests.tools import evidence
 
@@ -83,6 +85,33 @@ def test_evidence_is_stale_once_a_tree_differs() -> None:
     assert evidence.stale(then, {**then, "node": "b"}) == ["node"]
     assert evidence.stale({}, then) == sorted(then)
     assert evidence.stale({**then, "gone": "a"}, then) == ["gone"]
+
+
+def imported(*files: pathlib.Path) -> set[str]:
+    """Of the files at the top of tests/: those that these import, directly or not."""
+    seen: set[pathlib.Path] = set()
+    left = list(files)
+    while left:
+        if (file := left.pop()) not in seen:
+            seen.add(file)
+            modules: list[str] = []
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.ImportFrom):
+                    modules += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+                elif isinstance(node, ast.Import):
+                    modules += [alias.name for alias in node.names]
+            paths = [ROOT / f"{name.replace('.', '/')}.py" for name in modules if name.startswith("tests.")]
+            left += [path for path in paths if path.is_file()]
+    return {f"tests/{file.name}" for file in seen if file.parent == ROOT / "tests"}
+
+
+def test_evidence_rests_on_every_helper_that_its_tests_import() -> None:
+    """A judge that has become weaker must not keep its old verdicts."""
+    simulation = sorted((ROOT / "tests/simulation").glob("*.py"))
+    hunters = {ROOT / bug.test.partition("::")[0] for bug in bugs() if bug.test}
+    assert imported(*simulation) == {"tests/judge.py", "tests/majorities.py", "tests/simdisk.py", "tests/wgl.py"}
+    for part, files in (("soak", simulation), ("mutants", [*simulation, *hunters])):
+        assert imported(*files) == {source for source in evidence.SOURCES[part] if source.endswith(".py")}, part
 
 
 def test_evidence_rests_on_the_product_its_judges_and_its_own_file(monkeypatch: pytest.MonkeyPatch) -> None:

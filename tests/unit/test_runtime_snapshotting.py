@@ -208,6 +208,95 @@ async def test_what_is_offered_is_what_is_there(bench: Bench) -> None:
     assert bench.snapshots.file_for(again.digest) == bench.store.path(present)
 
 
+async def until_checked(bench: Bench) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while bench.snapshots._checking is not None or bench.snapshots._taking is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+def rot(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(9000)
+        byte = file.read(1)[0]
+        file.seek(9000)
+        file.write(bytes([byte ^ 4]))
+
+
+async def test_a_snapshot_that_a_peer_refused_and_that_is_sound_stays(bench: Bench) -> None:
+    meta = await bench.take(3)
+    bench.snapshots.doubt(meta)
+    await until_checked(bench)
+    assert (bench.snapshots.newest, bench.snapshots.damaged, bench.engine.published) == (meta, 0, [3])
+
+
+async def test_a_snapshot_that_rotted_is_replaced_though_nothing_was_applied_since(bench: Bench) -> None:
+    """Or every member that needs it would be offered it until the next one is due."""
+    older, meta = await bench.take(3), await bench.take(4)
+    rot(bench.store.path(meta))
+    bench.snapshots.doubt(meta)
+    bench.snapshots.doubt(meta)  # a second peer: one look is enough
+    await until_checked(bench)
+    assert bench.engine.published == [3, 4, 4]
+    newest = bench.snapshots.newest
+    assert newest is not None
+    assert newest.index == 4
+    assert bench.store.verify(newest)
+    assert bench.store.verify(older)
+    assert bench.snapshots.file_for(newest.digest) == bench.store.path(newest)
+    assert bench.engine.metrics.snapshots_taken == 3
+
+
+async def test_a_rotten_snapshot_is_set_aside_before_another_has_room(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is offered on meanwhile, and its peers are told that there is no such file; the next refusal tries again."""
+    older, meta = await bench.take(3), await bench.take(4)
+    rot(bench.store.path(meta))
+
+    def full(*_: object) -> None:
+        raise OSError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Environment, "copy_to", full)
+        bench.snapshots.doubt(meta)
+        await until_checked(bench)
+    assert (bench.snapshots.newest, bench.snapshots.damaged) == (older, 1)
+    assert bench.snapshots.file_for(meta.digest) is None
+    bench.snapshots.doubt(meta)
+    await until_checked(bench)
+    assert bench.snapshots.newest == older, "not in a loop"
+    monkeypatch.setattr(bench.snapshots, "_check_not_before", 0.0)
+    bench.snapshots.doubt(meta)
+    await until_checked(bench)
+    assert bench.snapshots.newest is not None
+    assert bench.snapshots.newest.index == 4
+
+
+async def test_what_is_here_and_rotted_is_fetched_again(bench: Bench) -> None:
+    """A fetch that was not needed is not done again, if what is here is still what was fetched."""
+    meta = await bench.take(3)
+    content = bench.store.path(meta).read_bytes()
+    came = []
+
+    async def transfer(path: Path) -> None:
+        came.append(path)
+        await asyncio.to_thread(path.write_bytes, content)
+
+    async def fetched() -> None:
+        bench.snapshots.fetch("leader", meta, transfer)
+        async with asyncio.timeout(PATIENCE):
+            while bench.snapshots._fetching is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    await fetched()
+    assert came == []
+    rot(bench.store.path(meta))
+    await fetched()
+    assert len(came) == 1
+    assert bench.store.verify(meta)
+    assert (bench.engine.fetched, bench.engine.refused) == ([3, 3], [])
+
+
 async def test_a_fetch_that_fails_is_refused_and_the_newest_offer_wins(bench: Bench, tmp_path: Path) -> None:
     meta = await bench.take(3)
     offer = SnapshotMeta(50, 2, 0, meta.placed, 0, 4, "d" * 64)

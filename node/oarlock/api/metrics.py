@@ -155,6 +155,8 @@ def _storage(node: Node, status: MemberStatus) -> Iterator[Metric]:
     yield _counter("oarlock_snapshot_failures", "Snapshots that failed", counters.snapshot_failures)
     yield _histogram("oarlock_snapshot_seconds", "Copy, digest and publication of one", counters.snapshot_seconds)
     yield _counter("oarlock_snapshot_written_bytes", "Bytes of all snapshots taken", counters.snapshot_bytes)
+    damaged = node.engine.snapshots.damaged if node.engine is not None else 0
+    yield _gauge("oarlock_snapshots_damaged", "Snapshots set aside as damaged, and kept for a look", damaged)
     readers = node.engine.snapshots.readers if node.engine is not None else 0
     yield _gauge("oarlock_snapshot_readers", "Clients that are copying a snapshot", readers)
     meta = status.snapshot

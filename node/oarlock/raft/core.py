@@ -232,11 +232,12 @@ class Core(Views):
             state.installing = None
 
     def snapshot_taken(self, meta: SnapshotMeta) -> None:
-        """A local snapshot is durable: offers name the newest. Raises LocalError if it covers what is not applied."""
+        """A local snapshot is durable: offers name the newest, of two at one index the one that was taken last. Raises
+        LocalError if it covers what is not applied."""
         state = self._state
         if meta.index > state.applied:
             raise LocalError(f"a snapshot at {meta.index}, but only {state.applied} is applied")
-        if state.snapshot is None or meta.index > state.snapshot.index:
+        if state.snapshot is None or meta.index >= state.snapshot.index:
             state.snapshot = meta
 
     def compact(self, index: int) -> None:
@@ -311,6 +312,7 @@ class Core(Views):
             or state.log.next_to_persist <= state.log.last_index
             or state.install is not None
             or state.fetch is not None
+            or state.doubted is not None
             or not state.durability.state_is_issued(state.term, state.vote)
         )
 
@@ -320,6 +322,7 @@ class Core(Views):
         state.now = now
         durability = state.durability
         ready = Ready(messages=state.messages, reads=state.reads, install=state.install, fetch=state.fetch)
+        ready.doubted = state.doubted
         ready.entries = state.log.take_unpersisted()
         if ready.entries or ready.install or not durability.state_is_issued(state.term, state.vote):
             size_bytes = sum(map(size_of, ready.entries))
@@ -338,7 +341,7 @@ class Core(Views):
             ready.committed = state.log.entries(state.handed_out + 1, state.commit)
             state.handed_out = state.commit
         state.messages, state.promises, state.reads = [], [], []
-        state.install = state.fetch = None
+        state.install = state.fetch = state.doubted = None
         return ready
 
     def _is_durable(self, promise: RaftMessage) -> bool:

@@ -39,3 +39,4 @@ class Ready:
     committed: list[Entry] = field(default_factory=list)
     reads: list[ReadReady] = field(default_factory=list)
     fetch: tuple[NodeId, SnapshotMeta] | None = None  # a leader's offer worth fetching; answer with install or refuse
+    doubted: SnapshotMeta | None = None  # own snapshot that a peer refused: is the file sound? If not, take another

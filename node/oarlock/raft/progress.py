@@ -35,6 +35,8 @@ class PeerProgress:
     sent_commit: int = 0  # the highest commit index it was sent
     offer: SnapshotMeta | None = None  # SNAPSHOT: what it is fetching
     offered_at: float = 0.0
+    declined: SnapshotMeta | None = None  # what it could not fetch or verify last
+    declined_at: float = 0.0
     leaving: int = 0  # index of the configuration that dropped it; 0: it takes part
     farewell_round: int = 0  # the heartbeat round that told it so
     leave_at: float | None = None  # when to stop trying to tell it

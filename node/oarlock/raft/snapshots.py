@@ -21,9 +21,12 @@ from oarlock.raft.types import NOBODY, SnapshotMeta
 
 
 def offer(state: State, peer: PeerProgress) -> None:
-    """Offer the newest snapshot to a peer that the log no longer reaches. Nothing to offer yet: it waits."""
+    """Offer the newest snapshot to a peer that the log no longer reaches. Nothing to offer yet: it waits. What it
+    refused is not offered again in a loop: its disk may be full, or our file damaged."""
     meta = state.snapshot
     if meta is None or meta.index < state.log.start_index or peer.leaving:
+        return
+    if meta == peer.declined and state.within_election_timeout(peer.declined_at):
         return
     peer.become_snapshot(meta, state.now)
     state.send(SnapshotOffer(state.id, peer.id, state.term, meta))
@@ -40,9 +43,9 @@ def on_refusal(state: State, message: SnapshotRefusal) -> None:
     peer = state.peers.get(message.sender)
     if peer is None or peer.state is not ProgressState.SNAPSHOT or peer.snapshot != message.index:
         return
-    peer.contact_at = state.now
+    peer.contact_at = peer.declined_at = state.now
+    peer.declined = state.doubted = peer.offer
     peer.become_probe()
-    peer.paused = True  # until a heartbeat is answered: a broken peer is not offered files in a loop
 
 
 # -- the follower's side -------------------------------------------------------------------------------------------

@@ -105,6 +105,7 @@ class State:
     reads: list[ReadReady] = field(default_factory=list)
     fetch: tuple[NodeId, SnapshotMeta] | None = None
     install: SnapshotMeta | None = None
+    doubted: SnapshotMeta | None = None
 
     remote_errors: Counter[str] = field(default_factory=Counter)
     elections_started: int = 0

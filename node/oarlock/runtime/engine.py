@@ -236,6 +236,8 @@ class Engine:
                 self._applier.run_later()
         if ready.fetch is not None:
             self._fetch(*ready.fetch)
+        if ready.doubted is not None:
+            self.snapshots.doubt(ready.doubted)
         self._deliver(turn)
         self._changes.notice(member.core)
         if member.has_work():

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from oarlock.machine.environment import Environment
 from oarlock.machine.errors import OutOfSpace
 from oarlock.machine.protocol import Machine
@@ -25,6 +27,8 @@ from oarlock.storage.frame import Frame
 from oarlock.storage.recovery import Recovered as LogRecovered
 from oarlock.storage.snapshots import SnapshotStore
 from oarlock.storage.wal import Wal, random_nonce
+
+log = structlog.get_logger()
 
 COPY_CHUNK_BYTES = 64 << 20
 PLAIN_CHUNK_BYTES = 1 << 20
@@ -89,6 +93,7 @@ def _base(store: SnapshotStore, marker: SnapshotMeta | None, entries: tuple[Entr
     """The newest sound snapshot that the log continues; an older one if the newest is damaged (two are kept)."""
     for meta in reversed(store.metas()):
         if not store.verify(meta):
+            log.error("a snapshot is damaged: it is set aside", index=meta.index, term=meta.term)
             store.set_aside(meta)
             continue
         if marker is not None and meta.index < marker.index:

@@ -61,7 +61,9 @@ class Snapshotter:
         self._pins: dict[tuple[NodeId, str], _Pin] = {}
         self._taking: asyncio.Task[SnapshotMeta] | None = None
         self._fetching: asyncio.Task[None] | None = None
-        self._not_before = 0.0
+        self._checking: asyncio.Task[None] | None = None
+        self._not_before = self._check_not_before = 0.0
+        self.damaged = len(store.damaged())  # that were set aside, and are kept for a look
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
         self._files_lock = asyncio.Lock()  # one of: publish a taken one, publish a fetched one, swap
 
@@ -147,6 +149,35 @@ class Snapshotter:
                 raise Refused("disk_slow", "the log did not become durable in time for the snapshot", status=503)
             await asyncio.sleep(0.01)
 
+    def doubt(self, meta: SnapshotMeta) -> None:
+        """A peer refused it. If its file has rotted since it was published, nobody can be helped with it: it is set
+        aside, and another is taken. The file is read whole, so this is done now and then only."""
+        if self._checking is None and self._engine.host.monotonic() >= self._check_not_before:
+            self._checking = asyncio.get_running_loop().create_task(self._check(meta))
+
+    async def _check(self, meta: SnapshotMeta) -> None:
+        try:
+            if not await self._holds(meta) and (self.newest is None or self.newest.index < meta.index):
+                self._start().add_done_callback(_retrieve)
+        except Exception as e:
+            log.error("a snapshot that a peer refused could not be checked", index=meta.index, why=str(e))
+        finally:
+            self._checking = None
+            self._check_not_before = self._engine.host.monotonic() + RETRY_SECONDS
+
+    async def _holds(self, meta: SnapshotMeta) -> bool:
+        """Is it published here, and still sound? Reads all of it; what has rotted is set aside."""
+        async with self._files_lock:
+            if not any(_same(m, meta) for m in self._metas):
+                return False
+            if await self._in_thread(self._store.verify, meta):
+                return True
+            log.error("a snapshot is damaged: it is set aside", index=meta.index, term=meta.term)
+            await self._in_thread(self._set_aside, meta)
+            if self.newest is not None and _same(self.newest, meta):
+                self.newest = self._metas[-1] if self._metas else None
+            return False
+
     # -- fetching ---------------------------------------------------------------------------------------------------
 
     def fetch(self, source: NodeId, meta: SnapshotMeta, transfer: Callable[[Path], Awaitable[None]]) -> None:
@@ -160,7 +191,7 @@ class Snapshotter:
         engine, store = self._engine, self._store
         try:
             log.info("snapshot fetch begins", source=source, index=meta.index, bytes=meta.size_bytes)
-            if not any(_same(m, meta) for m in self._metas):
+            if not await self._holds(meta):
                 path = await self._in_thread(store.staging, meta)
                 await transfer(path)
                 async with self._files_lock:
@@ -269,11 +300,20 @@ class Snapshotter:
     def _publish(self, path: Path, meta: SnapshotMeta) -> SnapshotMeta:
         """In the thread. What is published at that place from now on: a sound one that was there stays."""
         published = self._store.publish(path, meta)
-        self._metas = self._store.metas()
+        self._look()
         return published
 
+    def _set_aside(self, meta: SnapshotMeta) -> None:
+        """In the thread."""
+        self._store.set_aside(meta)
+        self._look()
+
+    def _look(self) -> None:
+        self._metas = self._store.metas()
+        self.damaged = len(self._store.damaged())
+
     async def close(self) -> None:
-        for task in (self._taking, self._fetching):
+        for task in (self._checking, self._taking, self._fetching):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
