@@ -15,7 +15,8 @@ MIB = 1 << 20
 
 
 async def fill(t: Trial, leader: str, mebibytes: int) -> None:
-    """More than a leader keeps in memory for followers that are a little behind (16 MiB)."""
+    """More than a leader keeps in memory for followers that are a little behind (16 MiB), and what is on its way to one
+    (as much again, if the cut is over before the connection is given up)."""
     value = bytes(MIB // 2)
     for n in range(mebibytes * 2):
         answer = await t.cluster.http.put(f"{t.member(leader).client_url}/v1/kv/fill/{n % 4}", content=value)
@@ -40,7 +41,7 @@ async def test_interrupted_snapshot_after_a_long_isolation(tmp_path: pathlib.Pat
             t.load.endpoints.remove(url)
             async with t.fault("a member cut off until its log no longer meets the leader's") as seen:
                 network.cut(links)
-                await fill(t, leader, mebibytes=24)
+                await fill(t, leader, mebibytes=48)
                 index, size = await snapshot(t, leader)
                 seen.saw("packets lost", sum(network.lost_packets().values()))
                 network.cut(links, which=beyond(3))
