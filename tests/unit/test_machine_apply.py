@@ -203,7 +203,7 @@ def test_a_member_stops_before_an_unknown_entry(counter: Driver, kind: int, data
 @pytest.mark.parametrize(
     ("kind", "data"),
     [
-        (EntryKind.COMMANDS, b"\x93\x05\x90" + b"\x91" * 5000 + b"\x90"),  # a field more, too deep for any parser
+        (EntryKind.COMMANDS, b"\x93\x05\x90" + b"\x91" * 200_000 + b"\x90"),  # a field more, too deep for any parser
         (EntryKind.COMMANDS, b"\x92\x05\x91\x92\xc4\x01x\xa1\xff"),  # a key that is no UTF-8
         (EntryKind.CONFIGURATION, b"\x91\x91\x93\xa1\xff\xa0\xa0"),  # an id that is none
     ],
