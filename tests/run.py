@@ -120,15 +120,6 @@ def conformance() -> None:
     prepare(PYTHON, "tests/tools/conform.py")
 
 
-def in_turn() -> tuple[str, ...]:
-    """Which long scenario a run takes: another one with each commit, the first where nobody can count them."""
-    commits = ""
-    if shutil.which("git"):
-        counted = subprocess.run(["git", "rev-list", "--count", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-        commits = counted.stdout.strip()
-    return ("--turn", commits or "0")
-
-
 def kubernetes() -> None:
     os.environ["KT_BIN"] = prepare("bash", "tests/kube/build.sh")
 
@@ -183,6 +174,15 @@ def pytest_313(report: pathlib.Path) -> list[str]:
     return [*python_313(), *pytest, "tests/unit", "tests/golden"]
 
 
+def chaos(report: pathlib.Path) -> list[str]:
+    """With one long scenario: another one with each commit, the first where nobody can count them."""
+    commits = ""
+    if shutil.which("git"):
+        counted = subprocess.run(["git", "rev-list", "--count", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+        commits = counted.stdout.strip()
+    return [PYTHON, "-m", "pytest", "-q", "-s", "--turn", commits or "0", f"--junitxml={report}", "tests/chaos"]
+
+
 TIERS = (
     Tier("check", 2, ("tests/tools/check.py",), command=lambda report: [PYTHON, "tests/tools/check.py", str(report)]),
     Tier("unit", 1, ("tests/unit", "tests/golden")),
@@ -191,7 +191,7 @@ TIERS = (
     Tier("simulation", 5, ("tests/simulation",), options=("-s",)),
     Tier("mutants", 6, ("tests/mutants",), ("patch",)),
     Tier("integration", 4, ("tests/integration",), ("prometheus",)),
-    Tier("chaos", 4, ("tests/chaos",), CHAOS, (root,), options=("-s", *in_turn())),
+    Tier("chaos", 4, ("tests/chaos",), CHAOS, (root,), command=chaos),
     Tier("planner", 3, ("tests/operator",)),
     Tier("charts", 2, ("tests/charts",), needs=(go, conformance)),
     Tier("e2e", 11, ("tests/e2e",), E2E, (root, go, kubernetes, images), options=("-s",)),
