@@ -153,6 +153,8 @@ class Admin:
                 learners.append(current[name])
         if not voters:  # none that is wanted votes yet: those that do go on until one does
             voters = [m for m in now.voters if current.get(m.id.rpartition("-")[0], m).id == m.id]
+        if self._too_few(voters):  # nobody who votes goes yet
+            voters = [*now.voters, *(m for m in voters if m not in now.voters)]
         as_it_is = set(voters) == set(now.voters) and set(learners) == set(now.learners)
         if not voters or as_it_is:
             return False
@@ -161,6 +163,12 @@ class Admin:
             return False  # such a configuration could decide nothing, and maybe never again: it waits for them
         self._do(leader, "configuration", self._change(leader.node, voters, learners, core.placed.id))
         return True
+
+    def _too_few(self, voters: list[Member]) -> bool:
+        """Without one of them that has lost what it knew, and is about to find out: it takes two others to go on."""
+        rotten = {p.name for p in self.processes if p.disk.rotten}
+        lost = any(m.id in self.world.astray or m.id.rpartition("-")[0] in rotten for m in voters)
+        return lost and len(voters) < 3
 
     async def _change(self, node: Node, voters: list[Member], learners: list[Member], token: str) -> None:
         now = self.configuration()
@@ -197,6 +205,8 @@ class Admin:
         voters, learners = list(now.voters), list(now.learners)
         if len(voters) > 1 and rng.random() < 0.7:
             voters.remove(rng.choice(voters))
+        if self._too_few(voters):
+            return
         spare = [m for p in self.processes if (m := self.member(p)) is not None]
         known = {*now.tombstones, *(m.id for m in (*voters, *learners))}
         learners += [m for m in spare if m.id not in known][: rng.randint(0, 1)]
@@ -240,6 +250,8 @@ class Admin:
         try:
             wanted(voters, learners)
         except IndexError:  # there is none
+            return
+        if self._too_few(voters):
             return
 
         async def change() -> None:

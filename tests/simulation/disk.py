@@ -39,6 +39,7 @@ class Disk(SimulatedFiles):
         self.slow = False
         self.hung = False
         self.waiting: list[Callable[[], None]] = []  # threads in a hung system call
+        self._rotten: set[Path] = set()  # published snapshots, damaged under a member that does not know it
         self._states: dict[str, bytes] = {}  # working states, as much of them as is durable
         self._names: frozenset[str] = frozenset()  # of those, what is durable
         self._unwritten: set[int] = set()  # by a sync that failed; inodes, as names come again
@@ -186,6 +187,16 @@ class Disk(SimulatedFiles):
         super().flip(path, offset, bit)
         if path.exists():
             path.write_bytes(self.contents(path))
+
+    def rot(self, path: Path) -> None:
+        """A bit of a published snapshot, under the member that runs."""
+        self.flip(path, self.rng.randrange(max(1, len(self.contents(path)))), self.rng.randrange(8))
+        self._rotten.add(path)
+
+    @property
+    def rotten(self) -> bool:
+        """Whether such a snapshot is still there."""
+        return not self._rotten.isdisjoint(self.snapshot_files())
 
     def snapshot_files(self) -> list[Path]:
         """Of what is published."""

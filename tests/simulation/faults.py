@@ -7,7 +7,6 @@ Rules of this module: what destroys data destroys a minority's at most, until th
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from pathlib import Path
 
 from tests.simdisk import crash_at, failing, healthy
 from tests.simulation.admin import Admin
@@ -38,7 +37,6 @@ class Faults:
         self.ended = False
         self._cuts = 0
         self.old_disks: dict[str, list[Disk]] = {}
-        self._rotten: list[tuple[Disk, Path]] = []  # snapshots of members that do not know it yet
         faults: list[Callable[[], None]] = [
             *(
                 self.kill,
@@ -336,8 +334,7 @@ class Faults:
             return False
         if any(m.id in self.world.astray for m in (*configuration.voters, *configuration.learners)):
             return False
-        self._rotten = [(disk, path) for disk, path in self._rotten if path in disk.snapshot_files()]
-        if self._rotten:
+        if any(p.disk.rotten for p in self.processes):
             return False
         return process.node is not None and self.admin.every_voter_is_here()
 
@@ -400,9 +397,7 @@ class Faults:
         if process is None or not self._may_destroy(process):
             return
         for path in process.disk.snapshot_files():
-            size = len(process.disk.contents(path))
-            process.disk.flip(path, self.world.rng.randrange(max(1, size)), self.world.rng.randrange(8))
-            self._rotten.append((process.disk, path))
+            process.disk.rot(path)
             self.did("a snapshot rots")
 
     def go_astray(self) -> None:

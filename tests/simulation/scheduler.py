@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 import zlib
 from collections import Counter
@@ -122,10 +123,17 @@ class Loop(asyncio.AbstractEventLoop):
     # -- clocks
 
     def time(self) -> float:
-        return self._base + self._offset + self.world.now * self.rate
+        return self._time_at(self.world.now)
 
     def world_time(self, when: float) -> float:
-        return (when - self._base - self._offset) / self.rate
+        """The first moment at which its clock says `when`, or the next figure that a clock can say."""
+        at = (when - self._base - self._offset) / self.rate
+        while self._time_at(at) < when:  # rounded down; a timer must not find itself too early
+            at += math.ulp(when)
+        return at
+
+    def _time_at(self, at: float) -> float:
+        return self._base + self._offset + at * self.rate
 
     def jump(self, seconds: float) -> None:
         """Its clock leaps forward."""

@@ -112,8 +112,11 @@ class Story:
         self.world.note("sim", "everything heals")
         self.healing = True
         self.admin.restless = 0.0
-        if len(self.admin.wanted) == 2:  # of two nobody can say which one went astray
-            self.admin.wanted.add(next(p.name for p in self.processes if p.name not in self.admin.wanted))
+        wanted = self.admin.wanted
+        if len(wanted) == 2 or any(p.disk.rotten for p in self.processes):
+            for process in self.processes:  # of two nobody can say which one went astray
+                if len(wanted) < 3:
+                    wanted.add(process.name)
         self.faults.heal()
 
     def _whole_at_times(self) -> bool:
