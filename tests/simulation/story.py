@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.simdisk import healthy
@@ -177,8 +178,9 @@ class Story:
         )
 
 
-def tell(seed: int, events: int, without: Collection[str] = ()) -> Story:
-    """Runs one story to its end. Raises what it found, with the end of the trace."""
+@contextmanager
+def opened(seed: int, without: Collection[str] = ()) -> Iterator[Story]:
+    """A story that has just begun, on directories of its own; it ends with the block."""
     root = Path(tempfile.mkdtemp(prefix="oarlock-simulation-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None))
     gc.collect()
     gc.disable()  # a coroutine that is thrown away runs its `finally`: not in the middle of another's life
@@ -186,14 +188,21 @@ def tell(seed: int, events: int, without: Collection[str] = ()) -> Story:
         story = Story(seed, root, without)
         with coverage.LogTap(story.world):
             try:
-                story.run(events)
-            except BaseException as error:
-                story.world.note("sim", f"{type(error).__name__}: {error}")
-                error.story = story  # type: ignore[attr-defined]
-                raise
+                yield story
             finally:
                 story.close()
     finally:
         gc.enable()
         shutil.rmtree(root, ignore_errors=True)
+
+
+def tell(seed: int, events: int, without: Collection[str] = ()) -> Story:
+    """Runs one story to its end. Raises what it found, with the end of the trace."""
+    with opened(seed, without) as story:
+        try:
+            story.run(events)
+        except BaseException as error:
+            story.world.note("sim", f"{type(error).__name__}: {error}")
+            error.story = story  # type: ignore[attr-defined]
+            raise
     return story

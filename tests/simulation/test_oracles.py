@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import pytest
-from tests.simulation import blackbox, clients, coverage, runs, story
+from tests.simulation import blackbox, clients, runs, story
 from tests.simulation.clients import Operation
 from tests.simulation.ledger import Fate, Item
 from tests.simulation.oracles import participants
 from tests.simulation.process import Process
 from tests.simulation.scheduler import Loop, Violated, World
-from tests.simulation.story import Story
+from tests.simulation.story import Story, opened
 
 from oarlock.machine.command import Result
 from oarlock.raft.core import Core
@@ -25,17 +24,13 @@ SEED = 3
 
 
 @pytest.fixture
-def quiet(tmp_path: Path) -> Iterator[Story]:
+def quiet() -> Iterator[Story]:
     """A cluster at work, that nothing has happened to."""
-    one = Story(SEED, tmp_path)
-    with coverage.LogTap(one.world):
+    with opened(SEED) as one:
         one.faults.known = []
         one.admin.restless = 0.0
-        try:
-            assert one.world.run(60_000, until=lambda: one.clients.acknowledged > 40 and one.whole())
-            yield one
-        finally:
-            one.close()
+        assert one.world.run(60_000, until=lambda: one.clients.acknowledged > 40 and one.whole())
+        yield one
 
 
 def leader_of(one: Story) -> tuple[Process, Core]:

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from tests.simulation import coverage
 from tests.simulation.process import Process
-from tests.simulation.story import Story
-
-MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+from tests.simulation.story import Story, opened
 
 
 @pytest.fixture
 def story() -> Iterator[Story]:
     """Three members, no faults; their log has been cut, and no snapshot will be due any more."""
-    with tempfile.TemporaryDirectory(dir=MEMORY) as root:
-        gc.disable()
-        story = Story(3, Path(root))
-        try:
-            with coverage.LogTap(story.world):
-                story.faults.known, story.admin.restless = [], 0.0
-                story.admin.wanted = {process.name for process in story.processes[:3]}
-                assert story.world.run(200_000, until=lambda: cut(story))
-                story.clients.stopped = True
-                story.world.run(20_000, 3.0)
-                for process in story.processes:
-                    if process.node is not None and process.node.engine is not None:
-                        engine = process.node.engine
-                        engine.settings = replace(
-                            engine.settings, snapshot_entries=100_000, snapshot_wal_bytes=64 << 20
-                        )
-                yield story
-        finally:
-            story.close()
-            gc.enable()
+    with opened(3) as story:
+        story.faults.known, story.admin.restless = [], 0.0
+        story.admin.wanted = {process.name for process in story.processes[:3]}
+        assert story.world.run(200_000, until=lambda: cut(story))
+        story.clients.stopped = True
+        story.world.run(20_000, 3.0)
+        for process in story.processes:
+            if process.node is not None and process.node.engine is not None:
+                engine = process.node.engine
+                engine.settings = replace(engine.settings, snapshot_entries=100_000, snapshot_wal_bytes=64 << 20)
+        yield story
 
 
 def cut(story: Story) -> bool:

@@ -73,7 +73,7 @@ class ApplyJob:
                 raise self._unknown
         except BaseException as error:
             self.abort()
-            if isinstance(error, lmdb.Error) and out_of_space(error):
+            if out_of_space(error):
                 raise OutOfSpace(str(error)) from error
             raise
         self._state = "done"
@@ -97,7 +97,7 @@ class ApplyJob:
             self._txn.commit()
         except BaseException as error:
             self.abort()
-            if isinstance(error, lmdb.Error) and out_of_space(error):
+            if out_of_space(error):
                 raise OutOfSpace(str(error)) from error
             raise
         self._state = "committed"

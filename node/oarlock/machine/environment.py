@@ -25,7 +25,7 @@ import lmdb
 
 from oarlock.machine import state
 from oarlock.machine.apply import ApplyJob
-from oarlock.machine.errors import NO_ROOM, NewerState, OutOfSpace, WrongState, out_of_space
+from oarlock.machine.errors import NewerState, OutOfSpace, WrongState, out_of_space
 from oarlock.machine.protocol import Head, Machine, Tree, Trees
 from oarlock.machine.state import Applied, Position
 from oarlock.raft.types import Entry, PlacedConfiguration
@@ -125,7 +125,7 @@ class Environment:
             return cls(env, machine)
         except BaseException as error:
             env.close()
-            if isinstance(error, lmdb.Error) and out_of_space(error):
+            if out_of_space(error):
                 raise OutOfSpace(str(error)) from error
             raise
 
@@ -268,7 +268,7 @@ def _reserve_lock(path: Path) -> None:
         finally:
             os.close(lock)
     except OSError as error:
-        if error.errno in NO_ROOM:
+        if out_of_space(error):
             raise OutOfSpace(f"no space for the lock file of {path}") from error
         raise
 

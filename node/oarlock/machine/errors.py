@@ -30,9 +30,11 @@ class OutOfSpace(Exception):
 
 
 _MDB_SHORT_WRITE = -30772
-NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, _MDB_SHORT_WRITE))
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, _MDB_SHORT_WRITE))
 
 
-def out_of_space(error: lmdb.Error) -> bool:
-    """Whether LMDB failed for want of disk. Its 1.0 engine reports a full disk as a short write, mostly."""
-    return getattr(error, "code", None) in NO_ROOM  # errors of the binding itself carry no code
+def out_of_space(error: BaseException) -> bool:
+    """Whether a file or LMDB found the disk full, which LMDB's 1.0 engine mostly reports as a short write."""
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    return isinstance(error, lmdb.Error) and getattr(error, "code", None) in _NO_ROOM  # the binding's own have none

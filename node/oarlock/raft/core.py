@@ -321,8 +321,9 @@ class Core(Views):
         state = self._state
         state.now = now
         durability = state.durability
-        ready = Ready(messages=state.messages, reads=state.reads, install=state.install, fetch=state.fetch)
-        ready.doubted = state.doubted
+        ready = Ready(
+            messages=state.messages, reads=state.reads, install=state.install, fetch=state.fetch, doubted=state.doubted
+        )
         ready.entries = state.log.take_unpersisted()
         if ready.entries or ready.install or not durability.state_is_issued(state.term, state.vote):
             size_bytes = sum(map(size_of, ready.entries))
