@@ -2,7 +2,8 @@
 
 Rules of this module: time moves only in `run`, from one event to the next; all randomness is the seed's; a message is
 delivered in order on its stream or the stream breaks, as TCP does, but `loss` drops the core's own messages, which it
-must bear. After every event the oracle holds: one entry an index, on every member; no waiter is answered twice.
+must bear. After every event the oracle holds: one entry an index, on every member; no waiter is answered twice; nobody
+forwards what another member was asked for (rule 8).
 
     cluster = Cluster("abc")
     leader = cluster.elect()
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -46,6 +47,7 @@ from oarlock.runtime.turn import Limits, Turn
 
 LATENCY = 0.001
 MOST_EVENTS = 1000  # in one instant
+MOST_HOPS = 20  # of one write, each the first: more is a member that asks the same again at once
 MOST_TURNS = 50  # in one instant: more is a member that spins
 
 
@@ -141,6 +143,8 @@ class Cluster:
         self.eat: Callable[[PeerMessage], bool] = lambda _: False  # True: it is lost, and nobody is told
         self.refuse: Callable[[PeerMessage], bool] = lambda _: False  # True: the window is full
         self.sent: list[PeerMessage] = []
+        self.hops: Counter[bytes] = Counter()
+        self.asked: dict[bytes, NodeId] = {}  # who was asked for a write
         self.results: dict[bytes, Result] = {}
         self.refusals: dict[bytes, Refused] = {}
         self.readable: dict[bytes, int] = {}
@@ -237,6 +241,12 @@ class Cluster:
         if (message.sender, message.to) not in self.streams or self.refuse(message):
             return False
         self.sent.append(message)
+        if isinstance(message, Forward):
+            for command in message.commands:
+                asked = self.asked.get(command.payload, message.sender)
+                assert asked == message.sender, f"{command.payload!r} is forwarded again"
+                self.hops[command.payload] += 1
+                assert self.hops[command.payload] <= MOST_HOPS, f"{command.payload!r} goes round and round"
         carried = isinstance(message, Forward | ForwardReply)
         if self.eat(message) or (not carried and self.rng.random() < self.loss):
             return True
@@ -248,6 +258,7 @@ class Cluster:
 
     def submit(self, name: str, payload: bytes, *, grows: bool = True, key: str = "") -> None:
         """Raises Refused, as the member does."""
+        self.asked.setdefault(payload, node_id(name))
         self[name].submit(Command(payload, key), payload, self.now, grows=grows)
         self._turns()
 

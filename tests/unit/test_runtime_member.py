@@ -12,7 +12,8 @@ from oarlock.peers.messages import Forward, ForwardedCommand, ForwardReply, Forw
 from oarlock.raft.messages import Append, AppendReply, TimeoutNow
 from oarlock.raft.options import Options
 from oarlock.raft.types import EntryKind
-from oarlock.runtime.errors import Refused
+from oarlock.runtime.errors import Refused, leader_changed
+from oarlock.runtime.forwarding import to_wire
 from oarlock.runtime.turn import Limits
 
 UNDECIDED = Limits().undecided_seconds
@@ -348,7 +349,28 @@ def test_one_hop_only() -> None:
     assert cluster[name].in_flight_bytes == 0
 
 
-def test_a_forward_whose_leader_has_changed_is_refused_as_not_applied() -> None:
+def test_what_was_forwarded_to_a_former_leader_goes_back_and_to_the_next() -> None:
+    """Rule 8: it came while that one led, and waited there for a hand-over of leadership. Each hop is the first."""
+    cluster = Cluster("abc")
+    leader = cluster.elect()
+    name = cluster.follower(leader)
+    cluster.settle()
+    cluster[leader].core.transfer(node_id(name), cluster.now)
+    cluster.submit(leader, b"own")
+    asker = next(n for n in "abc" if n not in (leader, name))
+    cluster.submit(asker, b"theirs")
+    assert cluster.until(lambda: cluster.leads(name), 3.0)
+    cluster.run(1.0)
+    assert cluster.results[b"own"].body == b"own"
+    assert cluster.results[b"theirs"].body == b"theirs"
+    hops = [(m.sender, m.to) for m in cluster.sent if isinstance(m, Forward)]
+    ids = [node_id(one) for one in (asker, leader, name)]
+    assert sorted(hops) == sorted([(ids[0], ids[1]), (ids[1], ids[2]), (ids[0], ids[2])])
+    assert cluster[leader].in_flight_bytes == cluster[asker].in_flight_bytes == 0
+    cluster.judge()
+
+
+def test_a_forward_whose_leader_has_changed_goes_to_the_next() -> None:
     cluster = Cluster("abc")
     leader = cluster.elect()
     name = cluster.follower(leader)
@@ -370,9 +392,31 @@ def test_a_forward_whose_leader_has_changed_is_refused_as_not_applied() -> None:
     cluster[leader].receive(held[0], cluster.now)
     cluster._turns()
     cluster.run(0.5)
-    assert refused(cluster, b"late") == ("no_leader", "not_applied", 503)
+    assert cluster.results[b"late"].body == b"late"
     cluster.settle()
     cluster.judge()
+
+
+def test_a_forward_that_is_given_back_again_and_again_is_refused_in_time() -> None:
+    """A member that takes a former leader for the leader asks it once a tick, and tells its client in the end."""
+    cluster = Cluster("abc")
+    leader = cluster.elect()
+    name = cluster.follower(leader)
+    member, replies = cluster[name], 0
+    cluster.eat = lambda m: isinstance(m, Forward)
+    cluster.submit(name, b"x")
+    before = cluster.now
+    while b"x" not in cluster.refusals:
+        asked = [m for m in cluster.sent if isinstance(m, Forward)]
+        if len(asked) > replies:
+            replies += 1
+            back = to_wire(leader_changed())
+            member.receive(ForwardReply(node_id(leader), node_id(name), asked[-1].request, (back,)), cluster.now)
+        cluster.run(0.05)
+        assert cluster.now < before + 2 * member.limits.leaderless_seconds
+    assert refused(cluster, b"x") == ("no_leader", "not_applied", 503)
+    assert 2 < replies < 50
+    assert member.in_flight_bytes == 0
 
 
 def test_an_answer_to_an_earlier_process_is_nobodys() -> None:

@@ -70,6 +70,10 @@ def no_leader(why: str = "no leader is known; an election may be under way: try 
     return Refused("no_leader", why, status=503, retry_after_seconds=1.0)
 
 
+def leader_changed() -> Refused:
+    return no_leader("the leader changed while the write was forwarded: try again")
+
+
 def not_leader(leader: str) -> Refused:
     return Refused("not_leader", f"only the leader does this; it is {leader or 'not known'}", status=421, leader=leader)
 

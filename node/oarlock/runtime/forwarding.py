@@ -1,7 +1,7 @@
 """Writes that a follower hands to its leader, on both sides of the way.
 
-Three rules: one hop, a member that does not lead refuses what is forwarded to it (rule 8); a forward that may have left
-is never sent again; the answer goes out once, when the last of a forward's writes is decided.
+Three rules: one hop, a member that does not lead gives back what is forwarded to it (rule 8); nothing that may have
+left is sent again, but what was given back; the answer goes out once, when the last of a forward's writes is decided.
 """
 
 from __future__ import annotations

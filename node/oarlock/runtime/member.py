@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from oarlock.machine.command import Batch, Command, Result, encode_batch
-from oarlock.peers.messages import ERROR, RESULT, Diverged, Forward, ForwardReply, ForwardResult, PeerMessage, Report
+from oarlock.peers.messages import RESULT, Diverged, Forward, ForwardReply, ForwardResult, PeerMessage, Report
 from oarlock.raft.core import Core
 from oarlock.raft.effects import Ready
 from oarlock.raft.errors import Busy, NotLeader
@@ -22,7 +22,15 @@ from oarlock.raft.quorum import majority
 from oarlock.raft.state import Role
 from oarlock.raft.types import NOBODY, Entry, EntryKind, NodeId, SnapshotMeta
 from oarlock.runtime.divergence import WITNESS_SECONDS, Finding, StateDiverged, States, compare, heard
-from oarlock.runtime.errors import Refused, no_leader, out_of_space, overloaded, stopping, unknown_outcome
+from oarlock.runtime.errors import (
+    Refused,
+    leader_changed,
+    no_leader,
+    out_of_space,
+    overloaded,
+    stopping,
+    unknown_outcome,
+)
 from oarlock.runtime.forwarding import Forwards, Handed, Pending, Slot, from_wire, size_of, to_wire, unpack
 from oarlock.runtime.reads import Reads
 from oarlock.runtime.turn import Limits, Turn, Waiter
@@ -53,7 +61,9 @@ class Member:
         self._handed: dict[int, Handed] = {}
         self._forwards = Forwards(first_number)
         self._reads = Reads(core, self.limits.waiting_reads, first_number)
-        self._unreached: NodeId = NOBODY  # a leader that no stream leads to: what is for it waits here
+        self._unreached: NodeId = (
+            NOBODY  # a leader that no stream leads to, or that leads no more: what is for it waits
+        )
         self._space: dict[NodeId, bool] = {}
         self._reports: dict[NodeId, States] = {}
         self._heard_at: dict[NodeId, float] = {}
@@ -117,8 +127,12 @@ class Member:
             return
         handed = self._forwards.not_sent(message)
         if handed is not None:
-            self._queue.extendleft(reversed(handed.pending))
-            self._unreached = message.to
+            self._put_back(handed.pending, message.to)
+
+    def _put_back(self, pending: list[Pending], leader: NodeId) -> None:
+        """They were proposed by nobody. They go to another leader, or after the next tick to the same."""
+        self._queue.extendleft(reversed(pending))
+        self._unreached = leader
 
     def connected(self, peer: NodeId, now: float) -> None:
         """Both streams to `peer` are open."""
@@ -351,17 +365,27 @@ class Member:
         return bool(low) and len(voters) - len(low) < majority(len(voters))
 
     def _forward(self, now: float) -> None:
-        batch = self._next_batch()
+        batch = [pending for pending in self._next_batch() if not self._given_back(pending)]
+        if not batch:
+            return
         core = self.core
         handed = Handed(core.term, core.leader, batch, sum(map(size_of, batch)), now)
         self._outbox.append(self._forwards.send(core.node_id, handed))
+
+    def _given_back(self, pending: Pending) -> bool:
+        """Was it forwarded to this member, when it led? One hop (rule 8): whoever was asked for it tries the next."""
+        if not isinstance(pending.waiter, Slot):
+            return False
+        self._release(pending)
+        self._refuse(pending.waiter, leader_changed())
+        return True
 
     def _serve_forward(self, message: Forward, now: float) -> None:
         """One hop (rule 8): a member that does not lead refuses, it never forwards again."""
         leads = self.core.role is Role.LEADER
         for slot, command, grows in unpack(message):
             if not leads:
-                self._refuse(slot, no_leader("the leader changed while the write was forwarded: try again"))
+                self._refuse(slot, leader_changed())
                 continue
             try:
                 self.submit(command, slot, now, grows=grows)
@@ -373,11 +397,19 @@ class Member:
         if handed is None:
             return
         self.in_flight_bytes -= handed.size
+        unproposed = []
         for pending, result in zip(handed.pending, message.results, strict=False):
-            if result.kind == ERROR:
-                self._refuse(pending.waiter, from_wire(result))
-            else:
+            if result.kind == RESULT:
                 self._answer(pending.waiter, Result(result.status, result.revision, result.body))
+                continue
+            refused = from_wire(result)
+            if (refused.code, refused.outcome) == ("no_leader", "not_applied"):
+                self.in_flight_bytes += size_of(pending)
+                unproposed.append(pending)
+            else:
+                self._refuse(pending.waiter, refused)
+        if unproposed:
+            self._put_back(unproposed, message.sender)
         why = "the leader answered for fewer writes than it was sent; this one may have been applied"
         for pending in handed.pending[len(message.results) :]:
             self._refuse(pending.waiter, unknown_outcome("forward_broken", why))

@@ -57,7 +57,7 @@ def life(seed: int) -> Cluster:
     return cluster
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(100))
 def test_what_clients_hear_is_true(seed: int) -> None:
     """Rule 8 over whole lives, X2 as far as the runtime goes: no write twice, none lost, no false `not_applied`."""
     cluster = life(seed)
