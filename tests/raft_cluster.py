@@ -105,6 +105,9 @@ class Disk:
             return True
         return any(entry.index == index and entry.term == term for entry in self.entries)
 
+    def reaches(self, term: int) -> bool:
+        return max((self.snapshot.term if self.snapshot else 0, *(entry.term for entry in self.entries))) >= term
+
 
 @dataclass
 class Machine:
@@ -236,6 +239,16 @@ class Cluster:
             counts["configuration rolled back"] += 1
         if core.role is Role.LEADER and core.commit_index > before.commit:
             self.check_committed_on_quorum(core, placed)
+        if core.role is Role.LEADER and core.placed.index > placed.index:
+            self.check_new_voters(core, placed.configuration)
+
+    def check_new_voters(self, core: Core, old: Configuration) -> None:
+        """Whoever is given a vote holds what this leader committed first, its no-op, at least (rule 13)."""
+        known = {member.id for member in (*old.voters, *old.outgoing)}
+        for id in (member.id for member in core.placed.configuration.voters if member.id not in known):
+            disk = self.nodes[id].disk
+            if not disk.reaches(core.term):
+                raise InvariantViolated(f"{core.node_id} gives {id} a vote, which holds nothing of term {core.term}")
 
     def check_committed_on_quorum(self, core: Core, before: PlacedConfiguration) -> None:
         """Whoever commits, commits what is on the disks of a quorum (D2, C3): by the configuration in force, which may

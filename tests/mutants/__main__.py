@@ -30,7 +30,8 @@ def caught(bug: Bug | None, first: int = 0, count: int = SEEDS) -> Catch:
     with planted(bug) as environment:
         if bug is not None and bug.test:
             shown = ["-q", "--tb=auto", "--color=no"]  # what judged_test reads
-            command = [sys.executable, "-m", "pytest", "-x", *shown, "-p", "no:cacheprovider", bug.test]
+            plugins = ["-p", "tests.mutants.unshrunk", "-p", "no:cacheprovider"]
+            command = [sys.executable, "-m", "pytest", "-x", *shown, *plugins, bug.test]
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
             said = next((line for line in done.stdout.splitlines() if line.startswith("E  ")), done.stdout[-300:])
             how = "survived" if done.returncode == 0 else "crash"

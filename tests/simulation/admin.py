@@ -83,6 +83,12 @@ class Admin:
                     continue  # it waits for a newer version, not for another disk
                 self._do(process, "reset", self._reset(process))
                 return
+            if self._nobody_tells(process):
+                self.world.note("adm", f"wipes {process.name}")
+                process.kill()
+                process.swap_disk(None)
+                process.start()
+                return
         leader = self.leader()
         if leader is None:
             return
@@ -115,6 +121,22 @@ class Admin:
         configuration, engine = self.configuration(), node.engine
         gone = configuration is not None and node.node_id in configuration.tombstones
         return gone and engine is not None and engine.participant(node.node_id) is None
+
+    def _nobody_tells(self, process: Process) -> bool:
+        """It was removed while it was cut off, and nobody is a member any more where those were whom it knew: it says
+        that it is isolated, and refuses a reset. A person can see why, and delete its data."""
+        configuration, node = self.configuration(committed=True), process.node
+        if not process.up or node is None or node.engine is None or configuration is None:
+            return False
+        if node.node_id not in configuration.tombstones:
+            return False
+        known = self.names_in(node.engine.core.placed.configuration) - {process.name}
+        return known.isdisjoint(self.names_in(configuration))
+
+    @staticmethod
+    def names_in(configuration: Configuration) -> set[str]:
+        everybody = (*configuration.voters, *configuration.learners, *configuration.outgoing)
+        return {m.id.rpartition("-")[0] for m in everybody}
 
     def _found(self) -> None:
         first = self.processes[0]

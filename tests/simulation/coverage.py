@@ -63,6 +63,7 @@ POINTS = (
     *("fault: kill -9", "fault: the leader killed", "fault: several killed at once", "fault: power loss"),
     *("fault: power loss of all at once", "fault: clean stop", "fault: SIGSTOP", "fault: partition"),
     *("fault: one-way cut", "fault: the leader isolated", "fault: a leader deposed", "fault: connections broken"),
+    "fault: connections swallowed",
     *("fault: the leader frozen and cut off", "fault: messages lost, doubled, swapped", "fault: slow network"),
     *("fault: slow disk", "fault: hung disk", "fault: failing disk", "fault: full disk", "fault: disk wiped"),
     *("fault: an old disk comes back", "fault: a bit of the log flipped", "fault: a bit of a snapshot flipped"),

@@ -52,6 +52,7 @@ class Faults:
             *(self.break_connections, self.break_fetch, self.noisy, self.slow_network, self.slow_disk, self.hung_disk),
             *(self.failing_disk, self.full_disk, self.wipe, self.old_disk, self.flip_log, self.flip_snapshot),
             *(self.clock_jump, self.wall_clock_jump, self.upgrade, self.upgrade, self.go_astray, self.rot),
+            self.swallow,
         ]
         drawn = [fault for fault in faults if rng.random() < 0.4] or [self.kill]
         self.known = [fault for fault in drawn if fault.__name__ not in without]
@@ -260,6 +261,16 @@ class Faults:
         for _ in range(self.world.rng.randint(1, 4)):
             self.network.break_one()
 
+    def swallow(self) -> None:
+        """Connections that are open, or the next ones."""
+        rng, network = self.world.rng, self.network
+        self.did("connections swallowed")
+        if network.connections and rng.random() < 0.5:
+            for connection in rng.sample(network.connections, min(3, len(network.connections))):
+                network.swallow(connection)
+        else:
+            network.swallowing = rng.randint(1, 4)
+
     def break_fetch(self) -> None:
         """The next ranges of a snapshot, of which some has come already, break off on their way."""
         left = self.world.rng.randint(1, 3)
@@ -355,8 +366,7 @@ class Faults:
         process = self.world.rng.choice(having)
         if len(self.admin.wanted) > 1:
             self.admin.wanted.discard(process.name)  # so that, a while later, no configuration names it
-        groups = (configuration.voters, configuration.learners, configuration.outgoing)
-        if process.name in [m.id.rpartition("-")[0] for group in groups for m in group]:
+        if process.name in self.admin.names_in(configuration):
             return
         self.did("an old disk comes back")
         process.kill(power=True)

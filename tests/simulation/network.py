@@ -40,6 +40,7 @@ class Network:
         self.latency = (0.0002, 0.002)
         self.loss = self.doubling = self.swapping = 0.0
         self.connections: list[Connection] = []
+        self.swallowing = 0  # so many of the next connections are swallowed
         self.unfinished: set[tuple[str, str]] = set()  # (who, path of a snapshot): a range began, and has not ended
         self.on_range: Callable[[Connection], None] = lambda _: None  # told of a snapshot's ranges but the first
 
@@ -49,6 +50,7 @@ class Network:
 
     def heal(self) -> None:
         self.loss = self.doubling = self.swapping = 0.0
+        self.swallowing = 0
         self.heal_cuts()
 
     def heal_cuts(self) -> None:
@@ -61,6 +63,12 @@ class Network:
         """The kernel of a killed process resets its connections; those that it can reach hear of it."""
         for connection in [c for c in self.connections if process.name in (c.opener, c.server)]:
             connection.lost(process.name)
+
+    def swallow(self, connection: Connection) -> None:
+        """A way of it, or both, carries nothing any more, and nobody is told: not now, and not when all has healed."""
+        pipes = (connection.forth, connection.back)
+        for pipe in self.world.rng.choice((pipes, pipes[:1], pipes[1:])):
+            pipe.swallows = True
 
     def break_one(self) -> bool:
         """A connection is reset, at both ends."""
@@ -80,6 +88,7 @@ class Pipe:
         self._last = 0.0
         self._held = 0
         self.waiting_bytes = 0
+        self.swallows = False
         self.drained: Callable[[], None] = lambda: None
 
     def put(self, item: Any, size: int = 0) -> None:
@@ -99,7 +108,7 @@ class Pipe:
         return len(self._queue)
 
     def _arrive(self) -> None:
-        if not self._queue:
+        if not self._queue or self.swallows:
             return
         if self._way in self._network.cut:
             self._held += 1
@@ -138,6 +147,9 @@ class Connection:
         self.back.drained = self._drained
         self._responded = False
         network.connections.append(self)
+        if network.swallowing:
+            network.swallowing -= 1
+            network.swallow(self)
         self.forth.put(scope)
 
     # -- the server's side

@@ -142,6 +142,14 @@ class Oracles:
             if term == core.term and self.world.now - since > ALONE_SECONDS:
                 raise violated("check quorum", f"{core.node_id} has led term {term} alone for {ALONE_SECONDS} s")
 
+    def look_at_guests(self, processes: Iterable[Process]) -> None:
+        """Nothing is kept of a peer that no configuration names and that listens no more (rule 33)."""
+        for process in processes:
+            if process.up and process.node is not None and not process.node.stopping:
+                kept = [p.node_id for p in process.node.transport.statuses() if not p.configured and not p.heard]
+                if kept:
+                    raise violated("guests", f"{process.name} keeps {kept}")
+
     def look_for_false_alarms(self, processes: Sequence[Process]) -> None:
         """Once a second. Rule 26: nobody is called diverged whose state is what it applied, and there is an alarm only
         between two of whom one had another state."""

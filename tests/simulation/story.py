@@ -86,6 +86,7 @@ class Story:
         """What a kubelet does: a process that ended is started again, if its disk lets it."""
         self.oracles.look_at_leaders(self.processes, self.network.cut)
         self.oracles.look_for_false_alarms(self.processes)
+        self.oracles.look_at_guests(self.processes)
         for process in self.processes:
             if not process.up and process.died_of is not None and process.disk.fail is healthy:
                 process.start()
@@ -124,7 +125,8 @@ class Story:
         return self.world.events % 20 == 0 and not self.clients.open and self.whole()
 
     def whole(self) -> bool:
-        """One leader, the wanted members its voters, every one of them up, caught up, of one mind and of one state."""
+        """One leader, the wanted members its voters, every one of them up, caught up, of one mind and of one state, and
+        nobody waits for them."""
         leader = self.admin.leader()
         if leader is None or leader.node is None or leader.node.engine is None or self.admin.busy:
             return False
@@ -146,6 +148,8 @@ class Story:
                 node.engine.halted
                 or node.engine.environment.applied.index != core.commit_index
                 or node.leader != core.node_id
+                or node.engine.member.in_flight_bytes
+                or node.engine.member.waiting_reads
             ):
                 return False
             hashes.add(node.engine.environment.state_hash)

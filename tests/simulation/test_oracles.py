@@ -16,6 +16,7 @@ from tests.simulation.scheduler import Loop, Violated, World
 from tests.simulation.story import Story, opened
 
 from oarlock.machine.command import Result
+from oarlock.peers.transport import _Peer
 from oarlock.raft.core import Core
 from oarlock.runtime.divergence import StateDiverged
 from oarlock.runtime.errors import out_of_order
@@ -298,6 +299,25 @@ def test_whose_state_is_wrong_is_known_from_what_it_holds(quiet: Story) -> None:
     oracles.hashes[environment.applied.index] = ("another", "m7")
     with found_by("state hash"):
         oracles._compare("m8", "m8-1", environment)
+
+
+def test_a_guest_that_stays(quiet: Story) -> None:
+    process, _ = leader_of(quiet)
+    assert process.node is not None
+    quiet.oracles.look_at_guests(quiet.processes)
+    process.node.transport._peers["m9-1"] = _Peer("m9-1", "http://m9:2380")
+    with found_by("guests"):
+        quiet.oracles.look_at_guests(quiet.processes)
+
+
+def test_what_waits_for_ever_is_not_whole(quiet: Story) -> None:
+    process, _ = leader_of(quiet)
+    assert process.node is not None
+    assert process.node.engine is not None
+    quiet.clients.stopped = True
+    assert quiet.world.run(20_000, 10.0, lambda: not quiet.clients.open and quiet.whole())
+    process.node.engine.member.in_flight_bytes += 1
+    assert not quiet.whole()
 
 
 def two_reads(one: Story) -> tuple[Operation, Operation] | None:

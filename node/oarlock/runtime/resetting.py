@@ -47,7 +47,10 @@ def _check_unneeded(node: Node) -> None:
             raise node.broken.refusal
         raise Refused("replaying", "this member is still reading its log: try again shortly", status=503)
     if node.engine.participant(node.node_id) is not None:
-        why = "this member is in the latest configuration it knows: remove it from the cluster first"
+        why = (
+            "this member is in the latest configuration it knows: remove it from the cluster first. If the cluster has"
+            " removed it, and nobody whom it knows is left to tell it, delete its data instead"
+        )
         raise Refused("still_a_member", why, status=409, retryable=False)
 
 
