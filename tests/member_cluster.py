@@ -18,7 +18,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -343,6 +343,8 @@ class Cluster:
     def _turn(self, site: Site) -> None:
         turn = site.member.turn(self.now, 0)
         ready = turn.ready
+        if site.core.role is Role.LEADER:
+            self._check_batch(site, ready.entries)
         for message in turn.messages:
             if not self._send(message):
                 site.member.not_sent(message)
@@ -359,6 +361,16 @@ class Cluster:
             else:
                 site.member.core.refuse_snapshot(meta, self.now)
         self._deliver(site, turn)
+
+    def _check_batch(self, site: Site, entries: Sequence[Entry]) -> None:
+        """Rule 32: all that was queued is one entry, as far as one may hold it."""
+        own = [e for e in entries if e.kind == EntryKind.COMMANDS and e.term == site.core.term]
+        assert len(own) <= 1, f"{site.id} proposes {len(own)} entries in one turn"
+        left = site.member._queue
+        if own and left:
+            commands, limits = decode_batch(own[0].data).commands, site.member.limits
+            size = sum(len(c.payload) for c in (*commands, left[0].command))
+            assert len(commands) == limits.batch_commands or size > limits.batch_bytes, f"{site.id} leaves some behind"
 
     def _deliver(self, site: Site, turn: Turn) -> None:
         answered = [w for w, _ in turn.answers] + [w for w, _ in turn.refusals] + turn.readable

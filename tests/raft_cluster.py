@@ -365,7 +365,10 @@ class Cluster:
 
     def propose(self, name: str, data: bytes = b"x") -> tuple[int, int]:
         placed: list[tuple[int, int]] = []
+        waiting = self.nodes[node_id(name)].core.unwritten_bytes
         self.input(self.nodes[node_id(name)], lambda core: placed.append(core.propose(data, self.now)))
+        if 0 < waiting > self.options.max_uncommitted_bytes - len(data):
+            raise InvariantViolated(f"{name} takes {len(data)} bytes, and {waiting} wait for its disk (rule 6)")
         return placed[0]
 
     def read(self, name: str, context: int) -> None:

@@ -10,12 +10,18 @@ from typing import ClassVar
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from tests.simdisk import Crash, SimulatedFiles, crash_at, failing, healthy
 from tests.wal_model import DIRECTORY, entry, frame, meta, open_wal, state_after, state_of
 
 from oarlock.storage.errors import OutOfSpace, WalFailed
-from oarlock.storage.frame import Frame, headers_after
+from oarlock.storage.frame import Frame, encode_payload, frame_bytes, headers_after
 from oarlock.storage.recovery import Scan
 from oarlock.storage.wal import Wal
 
@@ -191,7 +197,16 @@ class LogOnBadDisk(RuleBasedStateMachine):
         self.seen["several segments"] += len(disk_segments(self.disk)) > 3
         del self.frames[count:]
         self.acknowledged = count  # what was recovered counts, and must stay (rule 4)
+        self.counts_what_was_written_since()
         self.sound = True
+
+    def counts_what_was_written_since(self) -> None:
+        """Rule 20: what a snapshot is due by, from the first moment on."""
+        holding = [at for at, one in enumerate(self.frames) if any(e.index == self.commit for e in one.entries)]
+        later = self.frames[holding[-1] + 1 :] if holding else []
+        if all(one.marker is None for one in later):
+            size = sum(frame_bytes(len(encode_payload(one))) for one in later)
+            assert size <= self.wal.bytes_since(self.commit), "some of the log is not counted"
 
     def matches(self, recovered, frames: list[Frame]) -> bool:
         hard, marker, log = state_after(frames)
