@@ -31,6 +31,7 @@ from tests.state_driver import TickingClock, apply, publish
 
 from oarlock.kv import KvMachine, encode_compact, encode_delete, encode_put, list_page
 from oarlock.machine import Batch, Command, Environment, encode_batch
+from oarlock.machine.command import Status
 from oarlock.machine.records import LIFETIME_MS
 from oarlock.raft.types import Configuration, Entry, EntryKind, HardState, Member
 from oarlock.runtime import recovery
@@ -47,7 +48,7 @@ keys = st.sampled_from(KEYS)
 commands = st.one_of(
     st.tuples(st.just("put"), keys, st.binary(max_size=12), st.booleans()),
     st.tuples(st.just("delete"), keys),
-    st.tuples(st.just("keyed"), keys, st.integers(0, 3)),
+    st.tuples(st.just("keyed"), keys, st.integers(0, 3), st.integers(0, 1)),
     st.tuples(st.just("compact"), st.integers(0, 12)),
 )
 
@@ -69,8 +70,8 @@ def encode(command: tuple) -> Command:  # type: ignore[type-arg]
     match command:
         case ("put", key, value, if_none_match):
             return Command(encode_put(key, value, None, if_none_match))
-        case ("keyed", key, number):  # the second time it is answered from its record
-            return Command(encode_put(key, b"keyed %d" % number, None, False), f"id-{number}", bytes(16))
+        case ("keyed", key, number, asks):  # the second time it is answered from its record
+            return Command(encode_put(key, b"keyed %d" % number, None, False), f"id-{number}", bytes([asks]) * 16)
         case ("delete", key):
             return Command(encode_delete(key, None))
     return Command(encode_compact(command[1]))
@@ -86,13 +87,27 @@ def values_after(log: list[list[tuple]]) -> dict[bytes, bytes]:  # type: ignore[
                 case ("put", key, value, if_none_match):
                     if not (if_none_match and key in values):
                         values[key] = value
-                case ("keyed", key, number):
+                case ("keyed", key, number, _):
                     if index >= kept.get(number, 0):
                         kept[number] = index + LIFETIME_MS // ENTRY_MS
                         values[key] = b"keyed %d" % number
                 case ("delete", key):
                     values.pop(key, None)
     return values
+
+
+def reused_after(log: list[list[tuple]]) -> list[list[bool]]:  # type: ignore[type-arg]
+    """Of each command of these batches: has its key another's record? (rule 30)"""
+    kept: dict[int, tuple[int, int]] = {}  # idempotency record -> (until which entry, of which request)
+    reused: list[list[bool]] = []
+    for index, batch in enumerate(log, 1):
+        reused.append([])
+        for command in batch:
+            until, asked = kept.get(command[2], (0, 0)) if command[0] == "keyed" else (0, 0)
+            if command[0] == "keyed" and index >= until:
+                kept[command[2]] = index + LIFETIME_MS // ENTRY_MS, command[3]
+            reused[-1].append(index < until and command[3] != asked)
+    return reused
 
 
 class MemberState(RuleBasedStateMachine):
@@ -157,7 +172,8 @@ class MemberState(RuleBasedStateMachine):
             clock = TickingClock()
             while not job.run(0.5 if slices else 1e9, clock):
                 self.seen["slices"] += 1
-            job.commit()
+            told = [[result.status == Status.KEY_REUSED for result in results] for results in job.commit()]
+            assert told == reused_after(self.batches)[self.applied - len(new) : self.applied], "whose record is it?"
 
     @rule(budget=st.integers(1, 4))
     def maintain(self, budget: int) -> None:

@@ -3,6 +3,7 @@ was not is there whole or not at all, and truncated entries never return (rules 
 
 from __future__ import annotations
 
+import errno
 import random
 from collections import Counter
 from typing import ClassVar
@@ -148,6 +149,14 @@ class LogOnBadDisk(RuleBasedStateMachine):
         self.hand_over([frame(self.term, [entry(self.last_index + 1, self.term)], commit=self.commit)])
         self.disk.fail = healthy  # the append may have lacked space before it met the error
 
+    @precondition(lambda self: not self.refused)
+    @rule(sizes=st.lists(SIZES, min_size=1, max_size=2), parts=st.integers(1, 3))
+    def no_space_inside_a_segment(self, sizes: list[int], parts: int) -> None:
+        """As on a file system that copies on write (rule 5)."""
+        self.disk.fail = failing("write", ".wal", errno.ENOSPC)
+        self.append(sizes, parts)
+        self.disk.fail = healthy
+
     @rule()
     def kill(self) -> None:
         self.reopen_after_kill()
@@ -204,7 +213,7 @@ class LogOnBadDisk(RuleBasedStateMachine):
         """Rule 20: what a snapshot is due by, from the first moment on."""
         holding = [at for at, one in enumerate(self.frames) if any(e.index == self.commit for e in one.entries)]
         later = self.frames[holding[-1] + 1 :] if holding else []
-        if all(one.marker is None for one in later):
+        if self.commit > self.released and all(one.marker is None for one in later):
             size = sum(frame_bytes(len(encode_payload(one))) for one in later)
             assert size <= self.wal.bytes_since(self.commit), "some of the log is not counted"
 
