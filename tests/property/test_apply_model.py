@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import msgspec
 import pytest
@@ -77,37 +77,36 @@ def encode(command: tuple) -> Command:  # type: ignore[type-arg]
     return Command(encode_compact(command[1]))
 
 
-def values_after(log: list[list[tuple]]) -> dict[bytes, bytes]:  # type: ignore[type-arg]
-    """The model: what is readable after these batches."""
-    values: dict[bytes, bytes] = {}
-    kept: dict[int, int] = {}  # idempotency record -> index of the entry from which on it is forgotten
+class Model(NamedTuple):
+    """After some batches."""
+
+    values: dict[bytes, bytes]  # what is readable
+    reused: list[list[bool]]  # of each command: has its key another request's record? (rule 30)
+
+
+def model_after(log: list[list[tuple]]) -> Model:  # type: ignore[type-arg]
+    model = Model({}, [])
+    values = model.values
+    kept: dict[int, tuple[int, int]] = {}  # record -> (the entry from which on it is forgotten, what it asked)
     for index, batch in enumerate(log, 1):
+        model.reused.append([])
         for command in batch:
+            reused = False
             match command:
                 case ("put", key, value, if_none_match):
                     if not (if_none_match and key in values):
                         values[key] = value
-                case ("keyed", key, number, _):
-                    if index >= kept.get(number, 0):
-                        kept[number] = index + LIFETIME_MS // ENTRY_MS
+                case ("keyed", key, number, asks):
+                    until, asked = kept.get(number, (0, asks))
+                    if index >= until:
+                        kept[number] = index + LIFETIME_MS // ENTRY_MS, asks
                         values[key] = b"keyed %d" % number
+                    else:
+                        reused = asks != asked
                 case ("delete", key):
                     values.pop(key, None)
-    return values
-
-
-def reused_after(log: list[list[tuple]]) -> list[list[bool]]:  # type: ignore[type-arg]
-    """Of each command of these batches: has its key another's record? (rule 30)"""
-    kept: dict[int, tuple[int, int]] = {}  # idempotency record -> (until which entry, of which request)
-    reused: list[list[bool]] = []
-    for index, batch in enumerate(log, 1):
-        reused.append([])
-        for command in batch:
-            until, asked = kept.get(command[2], (0, 0)) if command[0] == "keyed" else (0, 0)
-            if command[0] == "keyed" and index >= until:
-                kept[command[2]] = index + LIFETIME_MS // ENTRY_MS, command[3]
-            reused[-1].append(index < until and command[3] != asked)
-    return reused
+            model.reused[-1].append(reused)
+    return model
 
 
 class MemberState(RuleBasedStateMachine):
@@ -173,7 +172,8 @@ class MemberState(RuleBasedStateMachine):
             while not job.run(0.5 if slices else 1e9, clock):
                 self.seen["slices"] += 1
             told = [[result.status == Status.KEY_REUSED for result in results] for results in job.commit()]
-            assert told == reused_after(self.batches)[self.applied - len(new) : self.applied], "whose record is it?"
+            reused = model_after(self.batches[: self.applied]).reused
+            assert told == reused[-len(new) :], "whose record is it?"
 
     @rule(budget=st.integers(1, 4))
     def maintain(self, budget: int) -> None:
@@ -259,7 +259,7 @@ class MemberState(RuleBasedStateMachine):
             return
         with self.environment.reader() as trees:
             found = {item.key: item.value for item in list_page(trees, b"").items}
-        assert found == values_after(self.batches[: self.applied])
+        assert found == model_after(self.batches[: self.applied]).values
 
     def teardown(self) -> None:
         if not hasattr(self, "environment"):

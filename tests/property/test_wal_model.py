@@ -11,13 +11,7 @@ from typing import ClassVar
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from tests.simdisk import Crash, SimulatedFiles, crash_at, failing, healthy
 from tests.wal_model import DIRECTORY, entry, frame, meta, open_wal, state_after, state_of
 
